@@ -1,0 +1,157 @@
+"""The row: all that is kept of one user, as one fixed-width numpy record, and its packed form.
+
+Rows of a partition stand in one array of `ROW`; a field of that array is a column (`rows["spend_minor"]`). The packed form, used in the
+changelog and in RocksDB, leaves out the 8-byte words that are zero, so a new user costs some 300 bytes and not the full width.
+
+**What is stored is the state.** Steps are 8-bit and the hidden state is float16 here already, so packing and unpacking changes no bit.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.events import N_KINDS, N_KINDS_WINDOWED
+
+ROW_FORMAT = 1
+"""First byte of a packed row. A change of `ROW` takes a new number and a reader for the old one."""
+
+N_FENCES = 8  # places in the fence: source topics, with room for those to come
+N_STEPS = 32  # T: steps kept for rebuilding the hidden state
+N_FEATURES = 16  # F: features of a step
+N_STATE = 100  # halves of recurrent state: LSTM(50) has h and c
+N_RECENT_IDS = 16  # event ids remembered against duplicates
+N_RECENT_PRODUCTS = 16
+N_AFFINITIES = 8  # categories, and brands, kept by the space-saving sketch
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+# Rolling windows in event time: name -> (tiles, tile length). A window's length is the product; a count is short by at most one tile.
+WINDOWS: dict[str, tuple[int, int]] = {
+    "1h": (6, 10 * 60_000),
+    "1d": (8, 3 * HOUR_MS),
+    "7d": (7, DAY_MS),
+    "30d": (10, 3 * DAY_MS),
+}
+
+ROW = np.dtype(
+    [
+        # time and order
+        ("last_ms", "i8"),  # latest event time applied: the row's clock; 0 = no event yet
+        ("first_ms", "i8"),  # event time of the first event applied
+        ("seq", "u8"),  # events applied to this row
+        ("fence", "i8", (N_FENCES,)),  # next offset to apply, by source; 0 = none applied
+        # the model's state
+        ("model", "u8"),  # first 8 bytes of the SHA-256 of the model that `state` belongs to; 0 = none
+        ("state", "f2", (N_STATE,)),
+        ("step_pos", "u1"),  # where the next step goes
+        ("step_count", "u1"),  # steps held, at most N_STEPS
+        # session
+        ("segment", "u1"),
+        ("consent", "u1"),
+        ("objection", "u1"),
+        ("tier", "u1"),
+        ("recent_ids_pos", "u1"),
+        ("recent_products_pos", "u1"),
+        ("session", "u8"),
+        ("session_start_ms", "i8"),
+        ("session_events", "u4"),
+        ("dwell_s", "u4"),  # saturates
+        # orders
+        ("first_buy_ms", "i8"),
+        ("spend_minor", "i8"),  # paid, of orders placed
+        ("refund_minor", "i8"),  # of orders cancelled or returned
+        ("discount_minor", "i8"),
+        ("orders_discounted", "u4"),
+        ("searches_empty", "u4"),  # searches that found nothing
+        ("rating_sum", "u4"),
+        ("offers_made", "u4"),
+        ("offer_last_ms", "i8"),  # decision time of the last offer made
+        # profile: the latest customers record by event time
+        ("profile_ms", "i8"),
+        ("registered_ms", "i8"),
+        ("birthday", "u2"),
+        ("reserved", "u1", (6,)),
+        # by kind
+        ("kind_total", "u4", (N_KINDS,)),  # since ever
+        ("kind_last_ms", "i8", (N_KINDS,)),  # recency
+        ("affinity_total", "u4"),  # weight of all category affinities
+        ("brand_total", "u4"),
+        ("category", "u4", (N_AFFINITIES,)),
+        ("category_weight", "u4", (N_AFFINITIES,)),
+        ("brand", "u4", (N_AFFINITIES,)),
+        ("brand_weight", "u4", (N_AFFINITIES,)),
+        ("recent_products", "u4", (N_RECENT_PRODUCTS,)),
+        ("recent_ids", "u8", (N_RECENT_IDS,)),
+        # windows: counts per tile and kind; the tile of time t stands at place (t // tile) % tiles
+        *((f"count_{name}", "u2", (tiles, N_KINDS_WINDOWED)) for name, (tiles, _) in WINDOWS.items()),
+        ("steps", "u1", (N_STEPS, N_FEATURES)),
+    ]
+)
+WORDS = ROW.itemsize // 8
+if ROW.itemsize % 8:  # the packed form counts in words
+    raise AssertionError(ROW.itemsize)
+
+_MASK_BYTES = (WORDS + 7) // 8
+_HEAD_BYTES = 1 + _MASK_BYTES
+
+Rows = NDArray[np.void]
+"""An array of `ROW`."""
+
+
+class RowFormatError(ValueError):
+    """A packed row cannot be read: other format, or cut. The store sets the file aside; it is never guessed at."""
+
+
+def new_rows(n: int) -> Rows:
+    """`n` rows of users that nothing is known of."""
+    return np.zeros(n, ROW)
+
+
+def pack(rows: Rows) -> list[bytes]:
+    """Packed rows: format byte, bit mask of the words that are not zero, those words.
+
+    Args:
+        rows: ROW [N].
+
+    Returns:
+        N byte strings, in order.
+    """
+    n = len(rows)
+    words = np.ascontiguousarray(rows).view("u8").reshape(n, WORDS)
+    mask = words != 0
+    heads = np.empty((n, _HEAD_BYTES), "u1")
+    heads[:, 0] = ROW_FORMAT
+    heads[:, 1:] = np.packbits(mask, axis=1, bitorder="little")
+    head = heads.tobytes()
+    body = words[mask].tobytes()
+    ends = (np.cumsum(mask.sum(axis=1)) * 8).tolist()
+    packed = []
+    start = 0
+    for i, end in enumerate(ends):
+        packed.append(head[i * _HEAD_BYTES : (i + 1) * _HEAD_BYTES] + body[start:end])
+        start = end
+    return packed
+
+
+def unpack(packed: Sequence[bytes]) -> Rows:
+    """Rows from their packed form.
+
+    Raises:
+        RowFormatError: the format byte is unknown or the length does not fit the mask.
+    """
+    n = len(packed)
+    lengths = np.fromiter(map(len, packed), "i8", n)
+    if n and int(lengths.min()) < _HEAD_BYTES:
+        raise RowFormatError(f"a packed row of {int(lengths.min())} bytes: too short for its head of {_HEAD_BYTES}")
+    heads = np.frombuffer(b"".join([p[:_HEAD_BYTES] for p in packed]), "u1").reshape(n, _HEAD_BYTES)
+    if (heads[:, 0] != ROW_FORMAT).any():
+        found = sorted(set(heads[:, 0].tolist()) - {ROW_FORMAT})
+        raise RowFormatError(f"packed rows of format {found}; this version reads format {ROW_FORMAT}")
+    mask = np.unpackbits(heads[:, 1:], axis=1, count=WORDS, bitorder="little").view(bool)
+    if (mask.sum(axis=1) * 8 + _HEAD_BYTES != lengths).any():
+        raise RowFormatError("a packed row whose length does not fit its mask")
+    words = np.zeros((n, WORDS), "u8")
+    words[mask] = np.frombuffer(b"".join([p[_HEAD_BYTES:] for p in packed]), "u8")
+    return words.view(ROW).reshape(n)
