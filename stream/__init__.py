@@ -1,0 +1,1 @@
+"""Offerstream: events in, discount offers out."""

@@ -1,0 +1,1 @@
+"""Making and judging the models that the workers run."""
