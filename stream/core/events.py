@@ -37,7 +37,8 @@ class Kind(IntEnum):
 
 N_KINDS = len(Kind)
 N_KINDS_WINDOWED = 16
-"""The first 16 kinds, all that a user does, are counted in rolling windows; the rest is bookkeeping."""
+"""The first 16 kinds are what a user does: they are counted in rolling windows, make steps and move the row's clock. The rest is
+bookkeeping about the user: it sets facts and totals and nothing else."""
 
 SOURCES = ("clickstream", "orders", "feedback", "redemptions", "customers")
 """Source topics. The index is the place in a row's fence and in the applied record: append, never reorder."""

@@ -76,14 +76,12 @@ ROW = np.dtype(
         # by kind
         ("kind_total", "u4", (N_KINDS,)),  # since ever
         ("kind_last_ms", "i8", (N_KINDS,)),  # recency
-        ("affinity_total", "u4"),  # weight of all category affinities
-        ("brand_total", "u4"),
         ("category", "u4", (N_AFFINITIES,)),
         ("category_weight", "u4", (N_AFFINITIES,)),
         ("brand", "u4", (N_AFFINITIES,)),
         ("brand_weight", "u4", (N_AFFINITIES,)),
         ("recent_products", "u4", (N_RECENT_PRODUCTS,)),
-        ("recent_ids", "u8", (N_RECENT_IDS,)),
+        ("recent_ids", "u8", (N_RECENT_IDS,)),  # see absorb.identity
         # windows: counts per tile and kind; the tile of time t stands at place (t // tile) % tiles
         *((f"count_{name}", "u2", (tiles, N_KINDS_WINDOWED)) for name, (tiles, _) in WINDOWS.items()),
         ("steps", "u1", (N_STEPS, N_FEATURES)),
