@@ -1,0 +1,99 @@
+"""The admin server: /metrics, /healthz and /readyz on a port of their own.
+
+It runs in the worker's event loop on purpose: a loop that hangs answers no probe, and Kubernetes restarts the worker.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+
+@dataclass
+class Progress:
+    """Liveness as progress: healthy while positions move or nothing waits.
+
+    "The process is up" says little: a consumer can stop for good after a rebalance or a broker outage, and commits can
+    stop while processing goes on. So `positions` has to be what is committed, and `lag` what lies behind that.
+
+    Attributes:
+        positions: whatever changes when work is done: committed offset by partition, rows restored.
+        lag: records known to wait.
+        stall_s: how long positions may stand while records wait.
+    """
+
+    positions: Callable[[], Hashable]
+    lag: Callable[[], int]
+    stall_s: float
+    clock: Callable[[], float] = time.monotonic
+    _seen: Hashable = field(default=None, init=False)
+    _stalled_since_s: float | None = field(default=None, init=False)
+
+    def complaint(self) -> str:
+        """Why the worker is unhealthy, or ""."""
+        now_s, positions, lag = self.clock(), self.positions(), self.lag()
+        if positions != self._seen or lag == 0:
+            self._seen, self._stalled_since_s = positions, None
+            return ""
+        # The time counts from the first look that found nothing moved, not from the last move: after an idle hour a
+        # single new event is no stall.
+        if self._stalled_since_s is None:
+            self._stalled_since_s = now_s
+        stalled_s = now_s - self._stalled_since_s
+        if stalled_s < self.stall_s:
+            return ""
+        return f"no position moved for {stalled_s:.0f} s while {lag} records wait"
+
+
+def admin_app(registry: CollectorRegistry, unhealthy: Callable[[], str], unready: Callable[[], str]) -> web.Application:
+    """The three pages.
+
+    Args:
+        registry: what /metrics shows.
+        unhealthy: why the worker should be restarted, or "".
+        unready: why the worker is not processing yet (restoring, no assignment), or "".
+    """
+
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    def probe(complain: Callable[[], str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def answer(_: web.Request) -> web.StreamResponse:
+            complaint = complain()
+            return web.json_response({"ok": not complaint, "why": complaint}, status=503 if complaint else 200)
+
+        return answer
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/healthz", probe(unhealthy))
+    app.router.add_get("/readyz", probe(unready))
+    return app
+
+
+class AdminServer:
+    """`admin_app` on a socket."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._runner = web.AppRunner(app, access_log=None)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; port 0 takes any free one.
+
+        Returns:
+            The port.
+
+        Raises:
+            OSError: the port is taken, or the address is not this machine's.
+        """
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Close the socket and its connections."""
+        await self._runner.cleanup()
