@@ -1,0 +1,141 @@
+"""What a campaign is once its document has been validated and compiled: names resolved, dates in milliseconds, ids hashed.
+
+`stream.campaigns` makes these from documents; `stream.core.decide` reads them. Nothing here is ever changed in place: a new document
+makes a new `CampaignSet`, and a batch is decided by one set from beginning to end.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, unique
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.events import N_KINDS
+from stream.core.segments import SEGMENT_RULES, SegmentRules
+
+N_ARMS_MAX = 32
+"""Arms of one campaign: they are bits of `DECISION["eligible"]`."""
+
+N_CAMPAIGNS_MAX = 1000
+"""Campaigns of one set: `decide` loops over them."""
+
+
+@unique
+class ArmKind(IntEnum):
+    """What an offer gives. The lower-case name is what documents and offers say."""
+
+    PERCENT = 0
+    AMOUNT = 1
+    COUPON = 2
+    FREE_SHIPPING = 3
+    GIFT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One thing that a campaign can offer. Money in minor units of the campaign's currency; 0 = not given."""
+
+    id: str
+    kind: ArmKind
+    depth_bp: int = 0  # percent: hundredths of a percent; 0 = the policy says it each time
+    value_minor: int = 0  # coupon: its worth; amount: what the highest tier takes off
+    tiers: tuple[tuple[int, int], ...] = ()  # amount: (min_spend_minor, off_minor), ascending
+    min_spend_minor: int = 0
+    max_discount_minor: int = 0  # percent: takes off at most this
+    gift: str = ""  # gift: the product's id
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """The arm where the score is above `probability`."""
+
+    probability: float
+    arm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frequency:
+    """The arm where more than `more_than` orders were placed in the rolling window."""
+
+    window: str
+    more_than: int
+    arm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A depth of `slope` x score + `intercept`, clipped to a range (shares, not percent); depth 0 is "none"."""
+
+    slope: float
+    intercept: float
+    depth_min: float
+    depth_max: float
+    arm: int
+
+
+@dataclass(frozen=True, slots=True)
+class BySegment:
+    """A fixed arm for each segment (index: `Segment`); -1 = "none"."""
+
+    arms: tuple[int, ...]
+
+
+Policy = Threshold | Frequency | Linear | BySegment
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Compares one fact of the row (`stream.core.facts`) with a value; a fact that is not known fails every condition."""
+
+    fact: str
+    compare: Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """One compiled campaign."""
+
+    id: str
+    version: int
+    name: str
+    priority: int
+    paused: bool
+    dry_run: bool
+    from_ms: int  # decides where from_ms <= now < until_ms
+    until_ms: int
+    kinds: NDArray[np.bool_]  # [N_KINDS]: kinds of trigger
+    segments: NDArray[np.bool_] | None  # [Segment]; None = all
+    products: NDArray[np.uint32] | None  # of the trigger, ascending; None = all
+    categories: NDArray[np.uint32] | None
+    brands: NDArray[np.uint32] | None
+    conditions: tuple[Condition, ...]
+    arms: tuple[Arm, ...]
+    policy: Policy
+    after_offer_ms: int
+    after_redemption_ms: int
+    holdout: float  # share of users
+    salt: int  # of the holdout, from the id: a new version keeps the groups
+    valid_for_ms: int
+    stacking_group: str
+    currency: str  # "" where no arm speaks of money
+    disclosure: bool  # the offer says that its price was personalised
+
+
+class CampaignSet:
+    """The campaigns in force, in the order in which they are asked: live before dry runs, then by priority, then by id.
+
+    Attributes:
+        campaigns: all, paused ones too; `DECISION["campaign"]` is an index into it.
+        asked: (index, campaign) of those not paused.
+        triggers: bool [N_KINDS], kinds that trigger any campaign that is not paused.
+        segment_rules: what makes a user new, frequent or dormant.
+    """
+
+    def __init__(self, campaigns: Sequence[Campaign] = (), segment_rules: SegmentRules = SEGMENT_RULES) -> None:
+        self.campaigns = tuple(sorted(campaigns, key=lambda c: (c.dry_run, c.priority, c.id)))
+        self.asked = tuple((i, c) for i, c in enumerate(self.campaigns) if not c.paused)
+        self.triggers = np.zeros(N_KINDS, bool)
+        for _, campaign in self.asked:
+            self.triggers |= campaign.kinds
+        self.segment_rules = segment_rules
