@@ -63,10 +63,16 @@ def main() -> None:
             return
         # 3.
         stamp.unlink(missing_ok=True)
-        version = subprocess.run(
-            [str(VENV / "bin" / "python"), "-c", "import sys; print(sys.version)"],
-            capture_output=True, text=True, check=False,
-        ).stdout.strip() if (VENV / "bin" / "python").exists() else ""
+        version = (
+            subprocess.run(
+                [str(VENV / "bin" / "python"), "-c", "import sys; print(sys.version)"],
+                capture_output=True,
+                text=True,
+                check=False,
+            ).stdout.strip()
+            if (VENV / "bin" / "python").exists()
+            else ""
+        )
         if version != sys.version.strip() or not (VENV / "bin" / "pip").exists():
             print(f"setup: making {VENV} with Python {sys.version.split()[0]}", flush=True)
             made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=False)
