@@ -1,11 +1,11 @@
-"""What a campaign is once its document has been validated and compiled: names resolved, dates in milliseconds, ids hashed.
+"""Campaigns as the core sees them: validated and compiled, names resolved, dates in milliseconds, ids hashed.
 
-`stream.campaigns` makes these from documents; `stream.core.decide` reads them. Nothing here is ever changed in place: a new document
-makes a new `CampaignSet`, and a batch is decided by one set from beginning to end.
+`stream.campaigns` makes these from documents; `stream.core.decide` reads them. Nothing here is ever changed in place: a
+new document makes a new `CampaignSet`, and a batch is decided by one set from beginning to end.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum, unique
 
 import numpy as np
@@ -86,13 +86,17 @@ Policy = Threshold | Frequency | Linear | BySegment
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Compares one fact of the row (`stream.core.facts`) with a value; a fact that is not known fails every condition."""
+    """Compares one fact (`stream.core.facts`) with a value; a fact that is not known fails every condition."""
 
     fact: str
-    compare: Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+    op: str  # one of OPS
+    values: tuple[float, ...]  # one, but for "in" and "not_in"
 
 
-@dataclass(frozen=True, slots=True)
+OPS = ("<", "<=", ">", ">=", "==", "!=", "in", "not_in")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Campaign:
     """One compiled campaign."""
 
@@ -120,6 +124,12 @@ class Campaign:
     stacking_group: str
     currency: str  # "" where no arm speaks of money
     disclosure: bool  # the offer says that its price was personalised
+    depths_bp: NDArray[np.int32] = field(init=False)  # of the arms
+    values_minor: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depths_bp", np.array([arm.depth_bp for arm in self.arms], np.int32))
+        object.__setattr__(self, "values_minor", np.array([arm.value_minor for arm in self.arms], np.int64))
 
 
 class CampaignSet:
