@@ -1,1 +1,1 @@
-"""Making and judging the models that the workers run."""
+"""Training: from the same events, through the same absorb, to a model file that workers take over."""

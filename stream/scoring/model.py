@@ -1,0 +1,212 @@
+"""A model in force: verified once, then one step per event.
+
+    model = load(champion(records))       verified, or ModelRefused: the one in force goes on
+    scores = model.score(steps, rows)     f32[n, A], the rows' hidden state moved on by one event
+
+The hidden state in a row belongs to the model whose hash stands beside it. Where that is another one, the state is
+rebuilt first from the row's ring of steps, lazily, at the user's next event and in bulk over the batch.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.features import dequantise
+from stream.core.row import N_FEATURES, N_STEPS, Rows
+from stream.scoring.artefact import (
+    METADATA_KEY,
+    MODEL_BYTES_MAX,
+    OUT_SUFFIX,
+    SCORE_OUTPUT,
+    STEP_INPUT,
+    Metadata,
+    ModelRefused,
+    Refusal,
+    parse_metadata,
+)
+from stream.scoring.session import Halves, Session, open_session, run_sequence
+
+GOLDEN_TOLERANCE = 1e-5
+BATCH_SIZES = (1, 2, 7, 64, 1000)
+"""A user's score must not depend on who else is in the batch: the same bits at each of these."""
+
+_FLOAT = "tensor(float)"
+
+
+class Model:
+    """A verified model; made by `load`. Not for use by two threads at once on the same rows.
+
+    Attributes:
+        hash: first 8 bytes of the file's SHA-256, as a number: what stands in a row's `model`.
+        hex: the file's SHA-256.
+        metadata: what the file says of itself.
+    """
+
+    def __init__(self, session: Session, metadata: Metadata, sha256: bytes) -> None:
+        self.hash = int.from_bytes(sha256[:8], "big")
+        self.hex = sha256.hex()
+        self.metadata = metadata
+        self._session = session
+        self._halves = Halves()
+        self._outputs = [SCORE_OUTPUT, *(name + OUT_SUFFIX for name, _ in metadata.state)]
+        ends = np.cumsum([width for _, width in metadata.state]).tolist()
+        self._parts = [(name, slice(end - width, end)) for (name, width), end in zip(metadata.state, ends, strict=True)]
+
+    def score(self, steps: NDArray[np.uint8], rows: Rows) -> NDArray[np.float32]:
+        """Move each row's hidden state on by its event and say what the model thinks.
+
+        Args:
+            steps: uint8 [n, F], the events just absorbed; each is the newest step in its row's ring already.
+            rows: ROW [n], each user at most once; `state` and `model` are changed in place.
+
+        Returns:
+            float32 [n, A], column 0 is P(purchase within the horizon | no offer).
+        """
+        if not len(rows):
+            return np.empty((0, len(self.metadata.arms)), np.float32)
+        foreign = rows["model"] != self.hash
+        if foreign.any():
+            self._rebuild(rows, np.flatnonzero(foreign))
+        return self.advance(steps, rows["state"])
+
+    def advance(self, steps: NDArray[np.uint8], state: NDArray[np.float16]) -> NDArray[np.float32]:
+        """One step for each of n states.
+
+        Args:
+            steps: uint8 [n, F], n >= 1.
+            state: float16 [n, at least `metadata.n_state`], changed in place, any strides; rounded before it is kept.
+
+        Returns:
+            scores float32 [n, A].
+        """
+        feed = {name: self._halves.to_float(state[:, part]) for name, part in self._parts}
+        feed[STEP_INPUT] = dequantise(steps)
+        scores: NDArray[np.float32]
+        scores, *after = self._session.run(self._outputs, feed)
+        for (_, part), values in zip(self._parts, after, strict=True):
+            state[:, part] = self._halves.to_half(values)
+        return scores
+
+    def _rebuild(self, rows: Rows, at: NDArray[np.int64]) -> None:
+        """Make the hidden state of `rows[at]` ours: from zero over the steps in the ring but the newest, oldest first.
+
+        The newest step is that of the event being scored: `score` takes it next.
+        """
+        before = np.maximum(rows["step_count"][at].astype(np.int64) - 1, 0)
+        longest_first = np.argsort(-before, kind="stable")
+        at, before = at[longest_first], before[longest_first]
+        state = np.zeros((len(at), rows["state"].shape[1]), np.float16)
+        newest = rows["step_pos"][at].astype(np.int64) - 1
+        ring = rows["steps"]
+        for ago in range(int(before[0]), 0, -1):
+            n = int(np.searchsorted(-before, -ago, side="right"))  # rows that hold a step of so long ago: the first n
+            self.advance(ring[at[:n], (newest[:n] - ago) % N_STEPS], state[:n])
+        rows["state"][at] = state
+        rows["model"][at] = self.hash
+
+
+def unscored(rows: Rows) -> NDArray[np.float32]:
+    """What stands in for scores while no model is in force: NaN, float32 [n, 1].
+
+    The rows' hidden state misses these events from now on, so it is marked as no model's, and is rebuilt when there is
+    one again.
+    """
+    rows["model"] = 0
+    return np.full((len(rows), 1), np.nan, np.float32)
+
+
+def load(data: bytes, golden_tolerance: float = GOLDEN_TOLERANCE) -> Model:
+    """Verify a model file and make it ready to score.
+
+    1. Size, before anything is parsed.
+    2. The runtime accepts the graph.
+    3. Metadata: there, of a known format and kind, made for the step that this version makes.
+    4. Inputs and outputs are those of a single step with the state that the metadata name.
+    5. The golden examples come out as they did where the model was made.
+    6. Scores and states are numbers, scores lie in [0, 1], and bits do not depend on the batch size.
+
+    Args:
+        data: the ONNX file.
+        golden_tolerance: largest absolute difference to the golden scores.
+
+    Raises:
+        ModelRefused: with the first reason found.
+    """
+    # 1.
+    if len(data) > MODEL_BYTES_MAX:
+        raise ModelRefused(Refusal.TOO_LARGE, f"{len(data)} bytes; at most {MODEL_BYTES_MAX}")
+    # 2.
+    try:
+        session = open_session(data)
+    except Exception as error:  # the runtime's exceptions share no base class below this
+        raise ModelRefused(Refusal.NOT_ONNX, f"the runtime does not accept {len(data)} bytes: {error}") from error
+    # 3.
+    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
+    # 4.
+    _check_io(session, metadata)
+    # 5., 6.
+    model = Model(session, metadata, hashlib.sha256(data).digest())
+    try:
+        _check_golden(session, metadata, golden_tolerance)
+        _check_bits(model)
+    except ModelRefused:
+        raise
+    except Exception as error:  # as above: shapes that only show when it runs
+        raise ModelRefused(Refusal.IO_DIFFER, f"the graph does not run as a single step: {error}") from error
+    return model
+
+
+def _check_io(session: Session, metadata: Metadata) -> None:
+    state = dict(metadata.state)
+    inputs = {STEP_INPUT: N_FEATURES, **state}
+    outputs = {SCORE_OUTPUT: len(metadata.arms), **{name + OUT_SUFFIX: width for name, width in state.items()}}
+    for what, wanted, found in (("inputs", inputs, session.get_inputs()), ("outputs", outputs, session.get_outputs())):
+        said = {node.name: (node.type, node.shape) for node in found}
+        fits = said.keys() == wanted.keys() and all(
+            kind == _FLOAT and len(shape) == 2 and not isinstance(shape[0], int) and shape[1] == wanted[name]
+            for name, (kind, shape) in said.items()
+        )
+        if not fits:
+            raise ModelRefused(Refusal.IO_DIFFER, f"{what} {said}; expected float [batch, width] of {wanted}")
+
+
+def _check_golden(session: Session, metadata: Metadata, tolerance: float) -> None:
+    golden = metadata.golden
+    scores = run_sequence(session, dequantise(golden.steps), metadata.state)
+    _check_scores(scores)
+    difference = float(np.abs(scores - golden.scores).max())
+    if not difference <= tolerance:  # a NaN in the stored scores is a difference too
+        raise ModelRefused(Refusal.GOLDEN_DIFFER, f"golden scores differ by {difference:g}; at most {tolerance:g}")
+
+
+def _check_bits(model: Model) -> None:
+    """Any bytes are a possible step: drawn ones reach more of the network than golden examples do."""
+    rng = np.random.default_rng(0)
+    n = max(BATCH_SIZES)
+    steps = rng.integers(0, 256, (n, N_FEATURES), np.uint8)
+    state = rng.uniform(-1, 1, (n, model.metadata.n_state)).astype(np.float16)
+    scores, after = _in_batches(model, steps, state, n)
+    _check_scores(scores)
+    if not np.isfinite(after).all():
+        raise ModelRefused(Refusal.NAN, "the state becomes infinite or not a number")
+    for size in BATCH_SIZES:
+        found = _in_batches(model, steps, state, size)
+        if found[0].tobytes() != scores.tobytes() or found[1].tobytes() != after.tobytes():
+            raise ModelRefused(Refusal.BATCH_SIZE_DIFFER, f"other bits in batches of {size} than in one of {n}")
+
+
+def _in_batches(
+    model: Model, steps: NDArray[np.uint8], state: NDArray[np.float16], size: int
+) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    after = state.copy()
+    parts = [slice(start, start + size) for start in range(0, len(steps), size)]
+    scores = np.concatenate([model.advance(steps[part], after[part]) for part in parts])
+    return scores, after
+
+
+def _check_scores(scores: NDArray[np.float32]) -> None:
+    if not np.isfinite(scores).all():
+        raise ModelRefused(Refusal.NAN, "a score is infinite or not a number")
+    if scores.min() < 0 or scores.max() > 1:
+        raise ModelRefused(Refusal.SCORE_RANGE, f"scores from {scores.min():g} to {scores.max():g}; must lie in [0, 1]")

@@ -1,0 +1,446 @@
+import hashlib
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from stream.core.absorb import absorb
+from stream.core.events import EVENT, N_KINDS_WINDOWED
+from stream.core.features import dequantise
+from stream.core.fold import fold, turns
+from stream.core.row import N_FEATURES, N_STEPS, Rows, new_rows, pack, unpack
+from stream.scoring.artefact import METADATA_KEY, MODEL_BYTES_MAX, ModelRefused, Refusal, metadata_json
+from stream.scoring.model import Model, load, unscored
+from stream.scoring.session import Halves
+from training.artefact import golden_examples, with_metadata
+from training.seeded import seeded_model
+
+N_UNITS = 50
+
+
+def random_steps(seed: int, *shape: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, N_FEATURES), np.uint8)
+
+
+def random_state(seed: int, n: int) -> NDArray[np.float16]:
+    return np.random.default_rng(seed).uniform(-1, 1, (n, 2 * N_UNITS)).astype(np.float16)
+
+
+def constants_of(data: bytes) -> dict[str, NDArray[Any]]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(data).graph.initializer}
+
+
+def naive_step(
+    constants: dict[str, NDArray[Any]], step: NDArray[np.uint8], h: NDArray[np.float64], c: NDArray[np.float64]
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """One user, one event, by the book (ONNX operator LSTM: gates i, o, f, c), in float64."""
+    x = dequantise(step).astype(np.float64)
+    kind, late, hour = int(step[0]) % 128, step[0] >= 128, int(step[13])
+    hot = [1.0 if k == kind else 0.0 for k in range(20)]
+    angle = 2 * np.pi * hour / 24
+    flags = [float(step[2] == 255), float(step[14] == 0)]
+    standard = (x - constants["mean"]) / constants["deviation"]
+    prepared = np.concatenate([hot, [float(late)], [np.sin(angle), np.cos(angle)], flags, standard])
+    z = constants["w"][0] @ prepared + constants["r"][0] @ h + constants["b"][0, :200] + constants["b"][0, 200:]
+    i, o, f = (1 / (1 + np.exp(-z[g * N_UNITS : (g + 1) * N_UNITS])) for g in range(3))
+    c = f * c + i * np.tanh(z[3 * N_UNITS :])
+    h = o * np.tanh(c)
+    logit = (h @ constants["head_w"] + constants["head_b"]).item()
+    return 1 / (1 + np.exp(-logit)), h, c
+
+
+# --- what a good model does
+
+
+def test_one_step_is_the_textbook_s_lstm(model: Model, seeded_bytes: bytes) -> None:
+    constants = constants_of(seeded_bytes)
+    steps, state = random_steps(3, 40), random_state(4, 40)
+    after = state.copy()
+    scores = model.advance(steps, after)
+    for at in range(40):
+        h, c = state[at, :N_UNITS].astype(float), state[at, N_UNITS:].astype(float)
+        score, h, c = naive_step(constants, steps[at], h, c)
+        assert scores[at, 0] == pytest.approx(score, abs=1e-5)
+        # kept rounded to float16: at most half of the last place away, and the float32 error before it
+        np.testing.assert_allclose(after[at].astype(float), np.concatenate([h, c]), rtol=2**-11, atol=2e-5)
+
+
+def test_metadata_come_back_as_written(model: Model, seeded_bytes: bytes) -> None:
+    assert model.metadata.kind == "recurrent"
+    assert model.metadata.arms == ("none",)
+    assert model.metadata.state == (("h", 50), ("c", 50))
+    bare = onnx.load_from_string(seeded_bytes)
+    stored = {entry.key: entry.value for entry in bare.metadata_props}
+    assert json.loads(metadata_json(model.metadata)) == json.loads(stored[METADATA_KEY])
+    np.testing.assert_array_equal(
+        load(with_metadata(seeded_bytes, model.metadata)).metadata.golden.steps, model.metadata.golden.steps
+    )
+
+
+def test_the_hash_is_that_of_the_file(model: Model, seeded_bytes: bytes) -> None:
+    assert model.hex == hashlib.sha256(seeded_bytes).hexdigest()
+    assert f"{model.hash:016x}" == model.hex[:16]
+
+
+@given(cuts=st.lists(st.integers(1, 299), max_size=12), seed=st.integers(0, 2**32 - 1))
+def test_the_bits_do_not_depend_on_the_company(model: Model, cuts: list[int], seed: int) -> None:
+    steps, state = random_steps(seed, 300), random_state(seed, 300)
+    whole = state.copy()
+    scores = model.advance(steps, whole)
+    parts = state.copy()
+    bounds = [0, *sorted(set(cuts)), 300]
+    found = [model.advance(steps[a:b], parts[a:b]) for a, b in itertools.pairwise(bounds)]
+    assert np.concatenate(found).tobytes() == scores.tobytes()
+    assert parts.tobytes() == whole.tobytes()
+
+
+def test_several_arms() -> None:
+    model = load(seeded_model(5, arms=("none", "ten", "twenty")))
+    rows = new_rows(3)
+    assert model.score(random_steps(1, 3), rows).shape == (3, 3)
+    assert seeded_model(5, arms=("none", "ten", "twenty")) == seeded_model(5, arms=("none", "ten", "twenty"))
+
+
+def test_an_empty_round(model: Model) -> None:
+    assert model.score(random_steps(1, 0), new_rows(0)).shape == (0, 1)
+
+
+# --- casts
+
+
+def test_halves_are_numpys_both_ways() -> None:
+    halves = Halves()
+    known = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    known = known[~np.isnan(known)]
+    every = known[: len(known) // 64 * 64].reshape(-1, 64)
+    assert len(every) > 64
+    np.testing.assert_array_equal(halves.to_float(every).view(np.uint32), every.astype(np.float32).view(np.uint32))
+
+    finite = np.sort(every[np.isfinite(every)].astype(np.float32))
+    middles = (finite[:-1] + finite[1:]) / 2  # ties go to even
+    near = np.concatenate([middles, np.nextafter(middles, np.inf), np.nextafter(middles, -np.inf), finite])
+    near = near[np.abs(near) < 65_504][: len(near) // 100 * 100 - 1000].astype(np.float32)
+    near = near[: len(near) // 50 * 50].reshape(-1, 50)
+    np.testing.assert_array_equal(halves.to_half(near).view(np.uint16), near.astype(np.float16).view(np.uint16))
+
+
+# --- rebuilding
+
+
+def log(seed: int, n_users: int, n_events: int) -> tuple[NDArray[np.void], NDArray[np.int64]]:
+    """Events of users in a random order: kinds, times (some late), prices."""
+    rng = np.random.default_rng(seed)
+    events = np.zeros(n_events, EVENT)
+    events["event_id"] = np.arange(1, n_events + 1)
+    events["offset"] = np.arange(n_events)
+    events["kind"] = rng.integers(0, N_KINDS_WINDOWED, n_events)
+    events["time_ms"] = (
+        1_700_000_000_000 + np.cumsum(rng.integers(0, 600_000, n_events)) - rng.integers(0, 2, n_events) * 900_000
+    )
+    events["price_minor"] = rng.integers(0, 10_000, n_events)
+    events["category"] = rng.integers(0, 5, n_events)
+    events["product"] = rng.integers(0, 40, n_events)
+    return events, rng.integers(0, n_users, n_events)
+
+
+def run(model: Model, events: NDArray[np.void], row: NDArray[np.int64], table: Rows) -> NDArray[np.float32]:
+    """Absorb and score a log as a worker does."""
+    scores = np.full(len(events), np.nan, np.float32)
+    for turn in turns(events, row, table):
+        scores[turn.at] = model.score(absorb(turn.events, turn.rows), turn.rows)[:, 0]
+    return scores
+
+
+@pytest.mark.parametrize("n_users", [1, 40, 400])
+def test_rebuilt_is_carried_where_the_ring_holds_all(model: Model, other_model: Model, n_users: int) -> None:
+    n = min(N_STEPS * n_users, 3_000)
+    events, row = log(7, n_users, n)
+    keep = np.array([(row[:i] == row[i]).sum() for i in range(n)]) < N_STEPS  # at most 32 events a user
+    events, row = events[keep], row[keep]
+    half = len(events) // 2
+
+    carried = new_rows(n_users)
+    expected = run(model, events, row, carried)
+    swapped = new_rows(n_users)
+    run(other_model, events[:half], row[:half], swapped)
+    found = run(model, events[half:], row[half:], swapped)
+
+    assert found.tobytes() == expected[half:].tobytes()
+    touched = np.unique(row[half:])
+    assert swapped[touched].tobytes() == carried[touched].tobytes()
+
+
+def test_the_first_model_rebuilds_from_rows_that_never_had_one(model: Model) -> None:
+    events, row = log(8, 30, 500)
+    keep = np.array([(row[:i] == row[i]).sum() for i in range(500)]) < N_STEPS
+    events, row = events[keep], row[keep]
+    late = len(events) - 60
+    expected = run(model, events, row, new_rows(30))
+    table = new_rows(30)
+    for turn in turns(events[:late], row[:late], table):
+        absorb(turn.events, turn.rows)
+        assert np.isnan(unscored(turn.rows)).all()
+    assert run(model, events[late:], row[late:], table).tobytes() == expected[late:].tobytes()
+
+
+def test_a_full_ring_is_replayed_from_its_oldest_step(model: Model) -> None:
+    events, row = log(9, 1, 75)
+    table = new_rows(1)
+    steps, _ = fold(events, row, new_rows(1))
+    for turn in turns(events[:74], row[:74], table):
+        absorb(turn.events, turn.rows)
+        unscored(turn.rows)
+    found = run(model, events[74:], row[74:], table)
+    state = np.zeros((1, 100), np.float16)
+    expected = [model.advance(steps[at : at + 1], state) for at in range(75 - N_STEPS, 75)]
+    assert found.tobytes() == expected[-1].tobytes()
+    assert table["state"].tobytes() == state.tobytes()
+
+
+def test_a_gap_without_a_model_is_not_carried_over(model: Model) -> None:
+    """The same model comes back: the state in the row has missed events, so it must not be carried on."""
+    events, row = log(10, 5, 100)
+    expected = run(model, events, row, new_rows(5))
+    table = new_rows(5)
+    run(model, events[:40], row[:40], table)
+    for turn in turns(events[40:70], row[40:70], table):
+        absorb(turn.events, turn.rows)
+        unscored(turn.rows)
+    assert run(model, events[70:], row[70:], table).tobytes() == expected[70:].tobytes()
+
+
+def test_storing_and_restoring_changes_no_bit(model: Model) -> None:
+    events, row = log(11, 20, 600)
+    expected = run(model, events, row, new_rows(20))
+    table = new_rows(20)
+    found = []
+    for start in range(0, 600, 50):
+        found.append(run(model, events[start : start + 50], row[start : start + 50], table))
+        table = unpack(pack(table))
+    assert np.concatenate(found).tobytes() == expected.tobytes()
+
+
+# --- what is refused
+
+
+def rename(model: Any, old: str, new: str) -> None:
+    for node in model.graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+    for value in [*model.graph.input, *model.graph.output]:
+        value.name = new if value.name == old else value.name
+
+
+def replace_constant(model: Any, name: str, value: NDArray[Any]) -> None:
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+
+
+def after_output(model: Any, output: str, *nodes: Any, **constants: NDArray[Any]) -> None:
+    """Put nodes between what makes `output` and the output itself; they read `before` and write `output`."""
+    for node in model.graph.node:
+        node.output[:] = ["before" if name == output else name for name in node.output]
+        node.input[:] = ["before" if name == output else name for name in node.input]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+
+
+def edit_metadata(change: Callable[[dict[str, Any]], None]) -> Callable[[Any], None]:
+    def edit(model: Any) -> None:
+        (entry,) = [entry for entry in model.metadata_props if entry.key == METADATA_KEY]
+        said = json.loads(entry.value)
+        change(said)
+        entry.value = json.dumps(said)
+
+    return edit
+
+
+def fixed_batch(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
+
+
+def too_large(model: Any) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(MODEL_BYTES_MAX // 4, np.float32), "ballast"))
+
+
+def score_as_double(model: Any) -> None:
+    after_output(model, "score", helper.make_node("Cast", ["before"], ["score"], to=TensorProto.DOUBLE))
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+def breaks_when_run(model: Any) -> None:
+    """A table too short for the codes that look it up: nothing that shapes tell."""
+    after_output(
+        model,
+        "score",
+        helper.make_node("Add", ["kind_code", "far"], ["far_code"]),
+        helper.make_node("Gather", ["kinds", "far_code"], ["far_kind"]),
+        helper.make_node("ReduceMean", ["far_kind"], ["mean_kind"], axes=[1], keepdims=1),
+        helper.make_node("Min", ["before", "mean_kind"], ["score"]),
+        far=np.array(1_000, np.int32),
+    )
+
+
+def looks_at_the_batch(model: Any) -> None:
+    """A normalisation over the batch left in the graph: the golden examples, always together, do not show it."""
+    after_output(
+        model,
+        "score",
+        helper.make_node("ReduceMean", ["before"], ["mean_of_batch"], axes=[0], keepdims=1),
+        helper.make_node("Add", ["before", "mean_of_batch"], ["sum"]),
+        helper.make_node("Mul", ["sum", "half"], ["score"]),
+        half=np.array(0.5, np.float32),
+    )
+
+
+def endless_state(model: Any) -> None:
+    factor = np.array(1e6, np.float32)
+    after_output(model, "c_out", helper.make_node("Mul", ["before", "factor"], ["c_out"]), factor=factor)
+
+
+def nan_weights(model: Any) -> None:
+    replace_constant(model, "head_b", np.array([np.nan], np.float32))
+
+
+def nan_for_odd_steps(model: Any) -> None:
+    """sqrt(17 - hour) is a number for every golden example of this file, and not for every step."""
+    after_output(
+        model,
+        "score",
+        helper.make_node("Sub", ["bound", "hour"], ["left"]),
+        helper.make_node("Sqrt", ["left"], ["root"]),
+        helper.make_node("Mul", ["root", "nothing"], ["zero"]),
+        helper.make_node("Unsqueeze", ["zero", "column"], ["zeros"]),
+        helper.make_node("Add", ["before", "zeros"], ["score"]),
+        bound=np.array(250, np.float32),
+        nothing=np.array(0, np.float32),
+        column=np.array([1], np.int64),
+    )
+
+
+def logits(model: Any) -> None:
+    model.graph.node[-1].CopyFrom(helper.make_node("Identity", ["logit"], ["score"]))
+
+
+def other_weights(model: Any) -> None:
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == "w"]
+    weights = numpy_helper.to_array(tensor).copy()
+    weights[0, 0, 0] += 0.01
+    replace_constant(model, "w", weights)
+
+
+def golden_cut(said: dict[str, Any]) -> None:
+    said["golden"]["scores"] = said["golden"]["scores"][:-40]
+
+
+def without_metadata(model: Any) -> None:
+    del model.metadata_props[:]
+
+
+BAD = {
+    "a large file": (too_large, Refusal.TOO_LARGE, "bytes"),
+    "no metadata": (without_metadata, Refusal.METADATA_MISSING, "offerstream"),
+    "a later format": (edit_metadata(lambda m: m.update(format=2)), Refusal.METADATA_INVALID, "format 2"),
+    "no arms": (edit_metadata(lambda m: m.update(arms=[])), Refusal.METADATA_INVALID, "arms"),
+    "arms without none": (edit_metadata(lambda m: m.update(arms=["ten"])), Refusal.METADATA_INVALID, "arms"),
+    "no horizon": (edit_metadata(lambda m: m.update(horizon_ms=0)), Refusal.METADATA_INVALID, "horizon_ms"),
+    "endless horizon": (
+        edit_metadata(lambda m: m.update(horizon_ms=float("inf"))),
+        Refusal.METADATA_INVALID,
+        "Overflow",
+    ),
+    "a field short": (edit_metadata(lambda m: m.pop("commit")), Refusal.METADATA_INVALID, "commit"),
+    "too wide a state": (
+        edit_metadata(lambda m: m.update(state=[["h", 500]])),
+        Refusal.METADATA_INVALID,
+        "room for 100",
+    ),
+    "cut golden examples": (edit_metadata(golden_cut), Refusal.METADATA_INVALID, ""),
+    "not an object": (edit_metadata(lambda m: m.update(golden=None)), Refusal.METADATA_INVALID, ""),
+    "a window model": (edit_metadata(lambda m: m.update(kind="window")), Refusal.KIND_UNKNOWN, "window"),
+    "other features": (
+        edit_metadata(lambda m: m.update(features=["kind", "age"], features_hash="00")),
+        Refusal.FEATURES_DIFFER,
+        "age",
+    ),
+    "other scales": (edit_metadata(lambda m: m.update(features_hash="00")), Refusal.FEATURES_DIFFER, "scales"),
+    "another input name": (lambda m: rename(m, "x", "input"), Refusal.IO_DIFFER, "input"),
+    "another output name": (lambda m: rename(m, "h_out", "hidden"), Refusal.IO_DIFFER, "hidden"),
+    "a fixed batch": (fixed_batch, Refusal.IO_DIFFER, "8"),
+    "another type": (score_as_double, Refusal.IO_DIFFER, "double"),
+    "one more arm than scores": (
+        edit_metadata(lambda m: m.update(arms=["none", "ten"])),
+        Refusal.METADATA_INVALID,
+        "golden scores",
+    ),
+    "a graph that breaks when run": (breaks_when_run, Refusal.IO_DIFFER, "does not run"),
+    "not a number": (nan_weights, Refusal.NAN, "score"),
+    "not a number for odd steps": (nan_for_odd_steps, Refusal.NAN, "score"),
+    "an endless state": (endless_state, Refusal.NAN, "state"),
+    "logits": (logits, Refusal.SCORE_RANGE, "must lie"),
+    "other weights than those of the golden examples": (other_weights, Refusal.GOLDEN_DIFFER, "differ by"),
+    "scores that look at the batch": (looks_at_the_batch, Refusal.BATCH_SIZE_DIFFER, "batches of 1"),
+}
+GOLDEN_REMADE = {"not a number for odd steps", "logits", "scores that look at the batch", "an endless state"}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_model_is_refused(seeded_bytes: bytes, model: Model, name: str) -> None:
+    change, reason, text = BAD[name]
+    bad = onnx.load_from_string(seeded_bytes)
+    change(bad)
+    data = bad.SerializeToString()
+    if name in GOLDEN_REMADE:  # its maker wrote down what it says, so only what we look for is wrong with it
+        metadata = model.metadata
+        steps = metadata.golden.steps.copy()
+        steps[..., 13] %= 24
+        data = with_metadata(data, replace(metadata, golden=golden_examples(data, steps, metadata.state)))
+    with pytest.raises(ModelRefused) as refused:
+        load(data)
+    assert refused.value.reason is reason, refused.value
+    assert text in str(refused.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"not a model" * 100, b"PK\x03\x04"])
+def test_what_is_no_onnx_is_refused(data: bytes) -> None:
+    with pytest.raises(ModelRefused) as refused:
+        load(data)
+    assert refused.value.reason is Refusal.NOT_ONNX
+
+
+def test_a_cut_file_is_refused(seeded_bytes: bytes) -> None:
+    for cut in (10, 1_000, len(seeded_bytes) // 2, len(seeded_bytes) - 1):
+        with pytest.raises(ModelRefused) as refused:
+            load(seeded_bytes[:cut])
+        assert refused.value.reason in {Refusal.NOT_ONNX, Refusal.METADATA_MISSING, Refusal.IO_DIFFER}
+
+
+def test_golden_tolerance_is_the_callers(seeded_bytes: bytes) -> None:
+    bad = onnx.load_from_string(seeded_bytes)
+    other_weights(bad)
+    assert load(bad.SerializeToString(), golden_tolerance=0.5).hash != 0
+
+
+@pytest.mark.long
+def test_many_swaps_keep_the_memory() -> None:
+    files = [seeded_model(seed) for seed in range(4)]
+    process = psutil.Process()
+    rows, steps = new_rows(2_000), random_steps(1, 2_000)
+
+    def swap(times: int) -> int:
+        for at in range(times):
+            load(files[at % 4]).score(steps, rows)
+        return int(process.memory_info().rss)
+
+    before = swap(20)
+    assert swap(200) - before < 50_000_000
