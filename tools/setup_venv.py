@@ -40,8 +40,8 @@ def pip(*arguments: str) -> None:
     command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--no-input", *arguments]
     if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
         sys.exit(
-            "setup: pip could not install the packages (its message is above). The first set-up needs the network, or a "
-            "pip configured for a mirror; `make setup` goes on where it stopped."
+            "setup: pip could not install the packages (its message is above). The first set-up needs the network, or "
+            "a pip configured for a mirror; `make setup` goes on where it stopped."
         )
 
 

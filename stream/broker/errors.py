@@ -1,0 +1,9 @@
+"""What goes wrong with the embedded broker."""
+
+
+class BrokerError(Exception):
+    """The broker could not be fetched, started, stopped or reached. The message says what to do; nothing retries it."""
+
+
+class PortTakenError(BrokerError):
+    """A port was free when we looked and taken when Kafka came; with a port of our own choice, another is tried."""
