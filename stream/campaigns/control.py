@@ -1,0 +1,203 @@
+"""The `campaigns` topic: from its records to the set that the core decides by.
+
+Compacted, one partition, key = id, value = the document as JSON with `published_ms` and, while paused by command,
+`resume_state`. Each worker reads it whole and calls `compile_campaigns` on what it holds.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from stream.campaigns.problems import Problem
+from stream.campaigns.schema import SEGMENTS
+from stream.campaigns.validate import Document, duration_ms, local_ms, validate
+from stream.core.campaign import (
+    N_CAMPAIGNS_MAX,
+    Arm,
+    ArmKind,
+    BySegment,
+    Campaign,
+    CampaignSet,
+    Condition,
+    Frequency,
+    Linear,
+    Policy,
+    Threshold,
+)
+from stream.core.events import N_KINDS, TIERS, Kind
+from stream.core.segments import SEGMENT_RULES, SegmentRules
+
+RECORD_FIELDS = ("published_ms", "resume_state")
+"""What a record has besides the document."""
+
+PRIORITY_DEFAULT = 100
+FOREVER_MS = 2**62
+
+
+class Shop(NamedTuple):
+    """What campaigns are compiled for."""
+
+    timezone: str
+    currency: str
+    segment_rules: SegmentRules = SEGMENT_RULES
+
+
+class Refused(NamedTuple):
+    """A record that is not in force, and why; its last valid version stays."""
+
+    id: str
+    message: str
+
+
+def compile_campaigns(
+    records: Mapping[str, bytes], shop: Shop, last: CampaignSet | None = None
+) -> tuple[CampaignSet, list[Refused]]:
+    """The campaigns in force.
+
+    Args:
+        records: latest value by id, deleted ones left out.
+        shop: time zone, currency and segments.
+        last: the set in force until now, whose version of a campaign stays where the new record is refused.
+
+    Returns:
+        (the set, refused records in order of id).
+    """
+    in_force = {campaign.id: campaign for campaign in last.campaigns} if last else {}
+    campaigns: list[Campaign] = []
+    refused: list[Refused] = []
+    for id_, value in sorted(records.items()):
+        if len(campaigns) == N_CAMPAIGNS_MAX:
+            refused.append(Refused(id_, f"there are {N_CAMPAIGNS_MAX} campaigns already"))
+            continue
+        compiled = _compile_record(id_, value, shop)
+        if isinstance(compiled, Campaign):
+            campaigns.append(compiled)
+            continue
+        refused.append(Refused(id_, "; ".join(map(str, compiled))))
+        if id_ in in_force:
+            campaigns.append(in_force[id_])
+    return CampaignSet(campaigns, shop.segment_rules), refused
+
+
+def parse_record(value: bytes) -> dict[str, Any]:
+    """A record's fields, the document's and RECORD_FIELDS.
+
+    Raises:
+        ValueError: it is not a JSON object.
+    """
+    try:
+        record = json.loads(value, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 the value is wrong, not the caller's type
+    return record
+
+
+def document_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The document within a record."""
+    return {name: value for name, value in record.items() if name not in RECORD_FIELDS}
+
+
+@lru_cache(maxsize=N_CAMPAIGNS_MAX)
+def _compile_record(id_: str, value: bytes, shop: Shop) -> Campaign | list[Problem]:
+    try:
+        document = document_of(parse_record(value))
+    except ValueError as error:
+        return [Problem((), f"not JSON: {error}")]
+    problems = validate(document, shop.currency)
+    if not problems and document["id"] != id_:
+        problems = [Problem(("id",), f"the record's key is {id_!r}, this is {document['id']!r}")]
+    return problems or compile_document(document, shop)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def compile_document(document: Document, shop: Shop) -> Campaign:
+    """What the core decides by, of a document that `validate` found nothing wrong with."""
+    zone = ZoneInfo(shop.timezone)
+    eligibility = document.get("eligibility", {})
+    segments = eligibility.get("segments")
+    cool_down = document.get("cool_down", {})
+    kinds = np.zeros(N_KINDS, bool)
+    kinds[[Kind[name.upper()] for name in document["trigger"]["kinds"]]] = True
+    state = document.get("state", "active")
+    return Campaign(
+        id=document["id"],
+        version=int(document["version"]),
+        name=document["name"],
+        priority=int(document.get("priority", PRIORITY_DEFAULT)),
+        paused=state == "paused",
+        dry_run=state == "dry_run",
+        from_ms=local_ms(document["from"], zone) if "from" in document else -FOREVER_MS,
+        until_ms=local_ms(document["until"], zone) if "until" in document else FOREVER_MS,
+        kinds=kinds,
+        segments=np.isin(SEGMENTS, segments) if segments else None,
+        products=_hashes(eligibility.get("products")),
+        categories=_hashes(eligibility.get("categories")),
+        brands=_hashes(eligibility.get("brands")),
+        conditions=tuple(_condition(condition) for condition in eligibility.get("conditions", ())),
+        arms=tuple(_arm(arm) for arm in document["arms"]),
+        policy=_policy(document),
+        after_offer_ms=duration_ms(cool_down["after_offer"]) if "after_offer" in cool_down else 0,
+        after_redemption_ms=duration_ms(cool_down["after_redemption"]) if "after_redemption" in cool_down else 0,
+        holdout=float(document.get("holdout", 0)),
+        salt=xxhash.xxh3_64_intdigest(document["id"].encode()),
+        valid_for_ms=duration_ms(document["valid_for"]),
+        stacking_group=document.get("stacking_group", "default"),
+        scope={name: tuple(values) for name, values in document.get("scope", {}).items()},
+        currency=document.get("currency", ""),
+        disclosure=document.get("disclosure", True),
+    )
+
+
+def _hashes(names: list[str] | None) -> NDArray[np.uint32] | None:
+    """Names as events carry them: the low 32 bits of xxh3-64, never 0; ascending."""
+    if names is None:
+        return None
+    return np.unique(np.array([xxhash.xxh3_64_intdigest(name.encode()) & 0xFFFFFFFF or 1 for name in names], np.uint32))
+
+
+def _condition(condition: Document) -> Condition:
+    values = condition["value"] if isinstance(condition["value"], list) else [condition["value"]]
+    if condition["field"] == "tier":
+        values = [TIERS.index(name) for name in values]
+    return Condition(condition["field"], condition["op"], tuple(map(float, values)))
+
+
+def _arm(arm: Document) -> Arm:
+    tiers = tuple((int(tier["min_spend_minor"]), int(tier["off_minor"])) for tier in arm.get("tiers", ()))
+    return Arm(
+        id=arm["id"],
+        kind=ArmKind[arm["kind"].upper()],
+        depth_bp=round(arm.get("percent", 0) * 100),
+        value_minor=tiers[-1][1] if tiers else int(arm.get("value_minor", 0)),
+        tiers=tiers,
+        min_spend_minor=tiers[0][0] if tiers else int(arm.get("min_spend_minor", 0)),
+        max_discount_minor=int(arm.get("max_discount_minor", 0)),
+        gift=arm.get("product", ""),
+    )
+
+
+def _policy(document: Document) -> Policy:
+    policy = document["policy"]
+    arms = {arm["id"]: i for i, arm in enumerate(document["arms"])} | {"none": -1}
+    match policy["kind"]:
+        case "threshold":
+            return Threshold(float(policy["probability"]), arms[policy["arm"]])
+        case "frequency":
+            return Frequency(policy["window"], int(policy["more_than"]), arms[policy["arm"]])
+        case "linear":
+            a, b, low, high = (float(policy[name]) for name in ("a", "b", "min", "max"))
+            return Linear(a, b, low, high, arms[policy["arm"]])
+        case "segment":
+            return BySegment(tuple(arms[policy["arms"].get(segment, "none")] for segment in SEGMENTS))
+    raise AssertionError(policy["kind"])

@@ -1,0 +1,261 @@
+"""The form of a campaign document as JSON Schema 2020-12, made from the same tables as the core that decides by it.
+
+`schemas/campaign-document.json` is this schema written out, for editors and other tools; a test holds the two together.
+"""
+
+from typing import Any
+
+from stream.core.campaign import N_ARMS_MAX, OPS
+from stream.core.events import N_KINDS_WINDOWED, Kind
+from stream.core.facts import FACTS
+from stream.core.row import WINDOWS
+from stream.core.segments import Segment
+
+Schema = dict[str, Any]
+
+TRIGGER_KINDS = tuple(kind.name.lower() for kind in list(Kind)[:N_KINDS_WINDOWED])
+"""Kinds of event that can trigger: all that a user does."""
+
+SEGMENTS = tuple(segment.name.lower() for segment in Segment)
+
+# Python lets `$` match before a line's end, ECMAScript does not: the last part makes both mean the end.
+_END = r"$(?!\n)"
+ID_PATTERN = "^[a-z0-9][a-z0-9_-]{0,63}" + _END
+CURRENCY_PATTERN = "^[A-Z]{3}" + _END
+DURATION_PATTERN = "^[1-9][0-9]{0,5}[smhd]" + _END
+DATE_PATTERN = "^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?)?" + _END
+
+MONEY_MINOR_MAX = 10**12
+NAMES_MAX = 10_000
+"""Products, categories or brands that one campaign can list."""
+
+NOT_ENFORCED: dict[str, str] = {
+    "caps": "most offers a user a day, week or 30 days",
+    "budget": "most money",
+    "margin_floor": "least margin",
+    "exploration": "random arms",
+    "objective": "what the profit policy maximises",
+    "calendar": "birthdays and member days",
+}
+"""Fields that are not enforced yet. They are refused, for a limit that is ignored is worse than none."""
+
+
+def _object(properties: Schema, required: list[str], **more: object) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+        **more,
+    }
+
+
+def _array(items: Schema, length_max: int) -> Schema:
+    return {"type": "array", "items": items, "minItems": 1, "maxItems": length_max, "uniqueItems": True}
+
+
+def _one_of(values: tuple[str, ...], description: str) -> Schema:
+    return {"enum": list(values), "description": description}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _by_kind(definitions: dict[str, Schema]) -> Schema:
+    """An object whose `kind` says which of the definitions it has to meet."""
+    return {
+        "type": "object",
+        "properties": {"kind": {"enum": list(definitions)}},
+        "required": ["kind"],
+        "allOf": [
+            {
+                "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},
+                "then": _object(
+                    {"kind": {"const": kind}, **definition["properties"]},
+                    ["kind", *definition["required"]],
+                    description=definition["description"],
+                ),
+            }
+            for kind, definition in definitions.items()
+        ],
+    }
+
+
+def _policy() -> Schema:
+    probability = {"type": "number", "minimum": 0, "maximum": 1}
+    return _by_kind(
+        {
+            "threshold": {
+                "description": "The arm where the model's P(purchase) is above `probability`.",
+                "properties": {"probability": probability, "arm": _ref("id")},
+                "required": ["probability", "arm"],
+            },
+            "frequency": {
+                "description": "The arm where the user placed more than `more_than` orders in the window.",
+                "properties": {
+                    "window": _one_of(tuple(WINDOWS), "rolling window in event time"),
+                    "more_than": {"type": "integer", "minimum": 0, "maximum": 65_534},
+                    "arm": _ref("id"),
+                },
+                "required": ["window", "more_than", "arm"],
+            },
+            "linear": {
+                "description": "A depth of a P + b, clipped to min and max (shares: 0.1 is 10 %); 0 is no offer.",
+                "properties": {
+                    "a": {"type": "number", "minimum": -1000, "maximum": 1000},
+                    "b": {"type": "number", "minimum": -1000, "maximum": 1000},
+                    "min": probability,
+                    "max": probability,
+                    "arm": _ref("id"),
+                },
+                "required": ["a", "b", "min", "max", "arm"],
+            },
+            "segment": {
+                "description": "A fixed arm for each segment; a segment that is not named gets no offer.",
+                "properties": {"arms": {**_object({s: _ref("id") for s in SEGMENTS}, []), "minProperties": 1}},
+                "required": ["arms"],
+            },
+        }
+    )
+
+
+def _arm() -> Schema:
+    """One arm. Fields that an arm's kind does not have are refused."""
+    id_, money = {"id": _ref("id")}, _ref("money")
+    spend = {"min_spend_minor": _ref("money")}
+    return _by_kind(
+        {
+            "percent": {
+                "description": "Percent off. The linear policy says the depth itself, its arm has no `percent`.",
+                "properties": {
+                    **id_,
+                    "percent": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+                    **spend,
+                    "max_discount_minor": money,
+                },
+                "required": ["id"],
+            },
+            "amount": {
+                "description": "An amount off above a minimum spend, in tiers.",
+                "properties": {
+                    **id_,
+                    "tiers": _array(
+                        _object(
+                            {"min_spend_minor": _ref("spend"), "off_minor": money}, ["min_spend_minor", "off_minor"]
+                        ),
+                        20,
+                    ),
+                },
+                "required": ["id", "tiers"],
+            },
+            "coupon": {
+                "description": "A coupon of a fixed worth.",
+                "properties": {**id_, "value_minor": money, **spend},
+                "required": ["id", "value_minor"],
+            },
+            "free_shipping": {"description": "Free shipping.", "properties": {**id_, **spend}, "required": ["id"]},
+            "gift": {
+                "description": "A product for nothing.",
+                "properties": {**id_, "product": _ref("name"), **spend},
+                "required": ["id", "product"],
+            },
+        }
+    )
+
+
+def document_schema() -> Schema:
+    """JSON Schema of a campaign document. What it cannot say is in `stream.campaigns.validate`."""
+    names = _array(_ref("name"), NAMES_MAX)
+    refs = {"products": names, "categories": names, "brands": names}
+    number_or_name = {"type": ["number", "string"], "minimum": -(10**15), "maximum": 10**15}
+    condition = _object(
+        {
+            "field": _one_of(tuple(FACTS), "what is compared; docs/campaigns.md lists the fields"),
+            "op": _one_of(OPS, "a field that is not known meets no condition"),
+            "value": {"anyOf": [number_or_name, _array(number_or_name, 100)]},
+        },
+        ["field", "op", "value"],
+    )
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://offerstream.invalid/schemas/campaign-document.json",
+        "title": "Campaign",
+        "description": "Who may get which offers, and which policy chooses. Money is in minor units of `currency`.",
+        **_object(
+            {
+                "id": {**_ref("id"), "description": "names the campaign for ever; key of its record"},
+                "name": {"type": "string", "minLength": 1, "maxLength": 200},
+                "version": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": 2**31 - 1,
+                    "description": "raised with each change; decisions and offers name it",
+                },
+                "priority": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "maximum": 1_000_000,
+                    "default": 100,
+                    "description": "lowest first; the first campaign that chooses an offer makes it",
+                },
+                "state": {"enum": ["active", "paused", "dry_run"], "default": "active"},
+                "from": {**_ref("date"), "description": "first moment at which it decides, in the shop's time zone"},
+                "until": {**_ref("date"), "description": "first moment at which it no longer does"},
+                "trigger": _object(
+                    {"kinds": _array(_one_of(TRIGGER_KINDS, "kind of event"), N_KINDS_WINDOWED)}, ["kinds"]
+                ),
+                "eligibility": _object(
+                    {
+                        "segments": _array(_one_of(SEGMENTS, "the user's segment"), len(SEGMENTS)),
+                        **refs,
+                        "conditions": {"type": "array", "items": condition, "minItems": 1, "maxItems": 32},
+                    },
+                    [],
+                    description="all of it must hold; products, categories and brands are the trigger's",
+                ),
+                "arms": {"type": "array", "items": _arm(), "minItems": 1, "maxItems": N_ARMS_MAX},
+                "policy": _policy(),
+                "cool_down": _object(
+                    {"after_offer": _ref("duration"), "after_redemption": _ref("duration")},
+                    [],
+                    description="no offer for so long after one by any campaign",
+                ),
+                "holdout": {
+                    "type": "number",
+                    "minimum": 0,
+                    "exclusiveMaximum": 1,
+                    "default": 0,
+                    "description": "share of users who never get this campaign's offers, to measure against",
+                },
+                "valid_for": {**_ref("duration"), "description": "how long an offer can be redeemed"},
+                "stacking_group": {"type": "string", "minLength": 1, "maxLength": 64, "default": "default"},
+                "scope": _object(
+                    refs, [], minProperties=1, description="what an offer applies to; left out: everything"
+                ),
+                "currency": {
+                    "type": "string",
+                    "pattern": CURRENCY_PATTERN,
+                    "description": "ISO 4217; needed where money is",
+                },
+                "disclosure": {
+                    "type": "boolean",
+                    "default": True,
+                    "description": "offers say that their price was personalised",
+                },
+            },
+            ["id", "name", "version", "trigger", "arms", "policy", "valid_for"],
+        ),
+        "$defs": {
+            "id": {"type": "string", "pattern": ID_PATTERN},
+            "name": {"type": "string", "minLength": 1, "maxLength": 128},
+            "money": {"type": "integer", "minimum": 1, "maximum": MONEY_MINOR_MAX},
+            "spend": {"type": "integer", "minimum": 0, "maximum": MONEY_MINOR_MAX},
+            "date": {"type": "string", "pattern": DATE_PATTERN},
+            "duration": {
+                "type": "string",
+                "pattern": DURATION_PATTERN,
+                "description": "such as 90s, 30m, 24h, 7d",
+            },
+        },
+    }
