@@ -1,10 +1,11 @@
 """Values of all topics as typed structs, and what a refused record becomes.
 
-The structs are the contract in Python, `schemas/*.json` the same contract for everybody else; a test holds them together. Producers of
-ours encode them (`msgspec.json.encode`), `stream.kafka.decode` reads them. What is optional may be left out or be null.
+The structs are the contract in Python, `schemas/*.json` the same contract for everybody else; a test holds them
+together. Producers of ours encode them (`msgspec.json.encode`), `stream.kafka.decode` reads them. What is optional may
+be left out or be null.
 
-Structs say types and static bounds. What needs the record around the value (its key, partition and timestamp, the reporting currency)
-is checked by `decode`.
+Structs say types and static bounds. What needs the record around the value (its key, partition and timestamp, the
+reporting currency) is checked by `decode`.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ DEAD_VALUE_BYTES_MAX = 512 << 10
 """What dead-letters keep of a value."""
 
 DEAD_KEY_BYTES_MAX = 64 << 10
-"""What dead-letters keep of a key: key, value and headers together stay below librdkafka's default `message.max.bytes`."""
+"""What dead-letters keep of a key: key, value and headers stay below librdkafka's default `message.max.bytes`."""
 
 DETAIL_CHARS_MAX = 300
 """Of a dead letter's detail and field: both may quote what the producer wrote."""
@@ -44,7 +45,7 @@ Count = Annotated[int, Meta(ge=0, le=10**9)]
 Quantity = Annotated[int, Meta(ge=1, le=10**6)]
 
 
-# --- sources: what producers write ----------------------------------------------------------------------------------------------------
+# --- sources: what producers write ------------------------------------------------------------------------------------
 
 
 class Source(Struct, kw_only=True, gc=False, omit_defaults=True):
@@ -129,7 +130,9 @@ class Redemption(Source, kw_only=True, gc=False, omit_defaults=True):
     currency: Currency | None = None
 
 
-_DAY_OF_YEAR = r"^(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|[12][0-9]))\Z"
+_DAY_OF_YEAR = (
+    r"^(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|[12][0-9]))$"
+)
 
 
 class Customer(Source, kw_only=True, gc=False, omit_defaults=True):
@@ -137,7 +140,7 @@ class Customer(Source, kw_only=True, gc=False, omit_defaults=True):
 
     kind: Literal["profile"] = "profile"
     registered_ms: Annotated[int, Meta(ge=0, le=TIME_MAX_MS)] | None = None
-    birthday: Annotated[str, Meta(pattern=_DAY_OF_YEAR)] | None = None
+    birthday: Annotated[str, Meta(pattern=_DAY_OF_YEAR, max_length=5)] | None = None
     tier: Literal["basic", "silver", "gold", "platinum"] | None = None
     consent: bool | None = None
     objection: bool | None = None
@@ -183,12 +186,12 @@ SOURCE_VALUES: dict[str, type[Click | Order | Feedback | Redemption | Customer]]
 }
 
 
-# --- dead letters ---------------------------------------------------------------------------------------------------------------------
+# --- dead letters -----------------------------------------------------------------------------------------------------
 
 
 @unique
 class DeadReason(StrEnum):
-    """Why a record was refused. A record with several faults shows the first that was looked for, in this order but for `unexpected`."""
+    """Why a record was refused; of several faults the one that was looked for first, which is mostly this order."""
 
     KEY_MISSING = "key_missing"
     KEY_TOO_LONG = "key_too_long"
@@ -230,8 +233,8 @@ def dead_letter_record(dead: DeadLetter) -> tuple[bytes | None, bytes | None, li
     """Key, value and headers of the record for topic dead-letters.
 
     Returns:
-        (key, value, headers): key and value are the bytes as they came, cut; `length` and `sha256` in the headers are those of the whole
-        value, and are left out where the value was null.
+        (key, value, headers): key and value are the bytes as they came, cut; `length` and `sha256` in the headers are
+        of the whole value, and are left out where the value was null.
     """
     headers = [
         ("topic", dead.topic.encode()),

@@ -1,0 +1,311 @@
+"""One batch of one source topic in, columns out: every record becomes an event or a dead letter, never an exception.
+
+This runs once for every event there is, so its costs are counted in nanoseconds; docs/topics.md has the figures.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from stream.core.events import (
+    CONSENT_NO,
+    CONSENT_UNKNOWN,
+    CONSENT_YES,
+    EVENT,
+    KINDS_OF_SOURCE,
+    SOURCES,
+    TIERS,
+    TIME_AHEAD_MAX_MS,
+)
+from stream.kafka.codec import (
+    DETAIL_CHARS_MAX,
+    KEY_BYTES_MAX,
+    VALUE_BYTES_MAX,
+    Click,
+    Customer,
+    DeadLetter,
+    DeadReason,
+    Feedback,
+    Order,
+    Redemption,
+    Source,
+)
+from stream.kafka.partitioner import partitions
+from stream.kafka.reading import Fault, read
+
+Events = NDArray[np.void]
+"""An array of `EVENT`."""
+
+
+class Record(Protocol):
+    """What is read of a consumer's record (aiokafka's `ConsumerRecord` is one); `timestamp` in ms."""
+
+    topic: str
+    key: Any  # bytes or None
+    value: Any  # bytes or None
+    offset: int
+    timestamp: int
+
+
+class Decoded(NamedTuple):
+    """A batch as columns.
+
+    Attributes:
+        users: N user ids as bytes, the records' keys.
+        events: EVENT [N], in offset order.
+        dead: the refused records, in offset order.
+        unknown_fields: fields of readable records that the contract does not know. Exact while at most 64 records and
+            one in 16 of the batch have any, an unbiased estimate beyond.
+    """
+
+    users: list[bytes]
+    events: Events
+    dead: list[DeadLetter]
+    unknown_fields: int
+
+
+def decode(source: str, records: Sequence[Record], partition: int, n_partitions: int, currency: str) -> Decoded:
+    """Read one batch of one partition of a source topic.
+
+    Args:
+        source: one of `SOURCES`.
+        records: in offset order, all of one topic partition.
+        partition: the partition that they came from.
+        n_partitions: of the topic.
+        currency: ISO 4217 code; an amount in another one is refused.
+    """
+    keys: list[Any] = [r.key for r in records]  # None only until step 1 is done
+    values: list[Any] = [r.value for r in records]
+    refused: dict[int, Fault] = {}  # place in `records` -> fault
+    # 1. What is wrong without reading it. `all` and `max` look at a good batch in nanoseconds.
+    if not all(keys) or max(map(len, keys), default=0) > KEY_BYTES_MAX:
+        _refuse_keys(keys, refused)
+    if not all(values) or max(map(len, values), default=0) > VALUE_BYTES_MAX:
+        _refuse_values(values, refused)
+    for i in refused:
+        values[i] = b""
+    # 2. Read: types, static bounds.
+    structs, unknown_fields = read(source, [r.offset for r in records], values, refused)
+    good, keys = _without(refused, records, keys)
+    # 3. What only the record around the value can tell. The first fault found is the one that is reported.
+    found: dict[int, Fault] = {}
+    _check_users(keys, structs, found)
+    _check_partition(keys, partition, n_partitions, found)
+    _check_times(good, structs, found)
+    _check_currency(structs, currency, found)
+    if source == "feedback":
+        _check_feedback(structs, found)
+    if found:
+        places = [i for i in range(len(records)) if i not in refused] if refused else range(len(records))
+        refused |= {places[i]: fault for i, fault in found.items()}
+        structs = [s for i, s in enumerate(structs) if i not in found]
+        good, keys = _without(found, good, keys)
+    # 4. Columns.
+    events = np.zeros(len(structs), EVENT)
+    if structs:
+        events["time_ms"] = [s.time_ms for s in structs]
+        events["offset"] = [r.offset for r in good]
+        events["user"] = [xxh3_64_intdigest(key) for key in keys]
+        events["event_id"] = _hashes([s.event_id for s in structs])
+        events["source"] = SOURCES.index(source)
+        codes = KINDS_OF_SOURCE[source]
+        events["kind"] = [codes[s.kind] for s in structs]
+        _FILL[source](events, structs)
+    dead = [_dead_letter(records[i], partition, refused[i]) for i in sorted(refused)]
+    return Decoded(keys, events, dead, unknown_fields)
+
+
+def _without(
+    refused: dict[int, Fault], records: Sequence[Record], keys: list[Any]
+) -> tuple[Sequence[Record], list[bytes]]:
+    if not refused:
+        return records, keys
+    places = [i for i in range(len(keys)) if i not in refused]
+    return [records[i] for i in places], [keys[i] for i in places]
+
+
+def _dead_letter(record: Record, partition: int, fault: Fault) -> DeadLetter:
+    return DeadLetter(record.topic, partition, record.offset, record.timestamp, record.key, record.value, *fault)
+
+
+# --- 1. without reading -----------------------------------------------------------------------------------------------
+
+
+def _refuse_keys(keys: list[bytes | None], refused: dict[int, Fault]) -> None:
+    for i, key in enumerate(keys):
+        if not key:
+            refused[i] = Fault(DeadReason.KEY_MISSING, "", "the key is null" if key is None else "the key is empty")
+        elif len(key) > KEY_BYTES_MAX:
+            refused[i] = Fault(
+                DeadReason.KEY_TOO_LONG, "", f"the key has {len(key)} bytes, at most {KEY_BYTES_MAX} are allowed"
+            )
+
+
+def _refuse_values(values: list[bytes | None], refused: dict[int, Fault]) -> None:
+    for i, value in enumerate(values):
+        if i in refused:
+            continue
+        if not value:
+            refused[i] = Fault(
+                DeadReason.VALUE_MISSING, "", "the value is null" if value is None else "the value is empty"
+            )
+        elif len(value) > VALUE_BYTES_MAX:
+            refused[i] = Fault(
+                DeadReason.VALUE_TOO_LARGE,
+                "",
+                f"the value has {len(value)} bytes, at most {VALUE_BYTES_MAX} are allowed",
+            )
+
+
+# --- 3. value and record ----------------------------------------------------------------------------------------------
+
+
+def _check_users(keys: list[bytes], structs: list[Source], found: dict[int, Fault]) -> None:
+    users = [s.user_id for s in structs]
+    # Joined by a byte that none of them holds, lists are equal where the joined are: two calls instead of 2 N.
+    joined = b"\n".join(keys)
+    if joined.count(b"\n") == len(keys) - 1 and "\n".join(users).encode() == joined:
+        return
+    for i, (key, user) in enumerate(zip(keys, users, strict=True)):
+        if user.encode() == key:
+            continue
+        try:
+            key.decode()
+        except UnicodeDecodeError as error:
+            found[i] = Fault(DeadReason.KEY_NOT_UTF8, "", str(error)[:DETAIL_CHARS_MAX])
+        else:
+            found[i] = Fault(DeadReason.USER_MISMATCH, "$.user_id", "user_id differs from the record's key")
+
+
+def _check_partition(keys: list[bytes], partition: int, n_partitions: int, found: dict[int, Fault]) -> None:
+    right = partitions(keys, n_partitions)
+    for i in np.flatnonzero(right != partition).tolist():
+        found.setdefault(
+            i,
+            Fault(
+                DeadReason.WRONG_PARTITION,
+                "",
+                f"the key belongs to partition {right[i]}, not {partition}: set the producer's partitioner to murmur2",
+            ),
+        )
+
+
+def _check_times(records: Sequence[Record], structs: list[Source], found: dict[int, Fault]) -> None:
+    n = len(structs)
+    time_ms = np.fromiter([s.time_ms for s in structs], "i8", n)
+    timestamps = np.fromiter([r.timestamp for r in records], "i8", n)
+    for i in np.flatnonzero(time_ms > timestamps + TIME_AHEAD_MAX_MS).tolist():
+        detail = f"{time_ms[i]} is more than {TIME_AHEAD_MAX_MS} ms after the record's timestamp {timestamps[i]}"
+        found.setdefault(i, Fault(DeadReason.TIME_RANGE, "$.time_ms", detail))
+
+
+def _check_currency(structs: list[Any], currency: str, found: dict[int, Fault]) -> None:
+    if not structs or not hasattr(structs[0], "currency"):
+        return
+    if {s.currency for s in structs} <= {None, currency}:
+        return
+    for i, struct in enumerate(structs):
+        if struct.currency not in (None, currency):
+            detail = f"{struct.currency!r} is not the reporting currency {currency!r}"
+            found.setdefault(i, Fault(DeadReason.CURRENCY, "$.currency", detail))
+
+
+def _check_feedback(structs: list[Feedback], found: dict[int, Fault]) -> None:
+    for i, struct in enumerate(structs):
+        if struct.kind == "rating" and struct.rating is None:
+            found.setdefault(i, Fault(DeadReason.FIELD_MISSING, "$.rating", "kind rating needs a rating"))
+        elif struct.kind in {"offer_seen", "offer_dismissed"} and not struct.offer_id:
+            found.setdefault(i, Fault(DeadReason.FIELD_MISSING, "$.offer_id", f"kind {struct.kind} needs an offer_id"))
+
+
+# --- 4. columns -------------------------------------------------------------------------------------------------------
+
+
+def _hashes(texts: Iterable[str | None]) -> NDArray[np.uint64]:
+    """xxh3-64 of texts, uint64 [N]; 0 = not given, so a hash that is 0 becomes 1."""
+    return np.array([(xxh3_64_intdigest(text.encode()) or 1) if text else 0 for text in texts], np.uint64)
+
+
+def _low(texts: Iterable[str | None]) -> NDArray[np.uint32]:
+    """Low 32 bits of `_hashes`, 0 = not given."""
+    hashes = _hashes(texts)
+    low = hashes.astype(np.uint32)
+    return np.where((low == 0) & (hashes != 0), np.uint32(1), low)
+
+
+class _Names(dict[str | None, int]):
+    """Low 32 bits of the hash by name, remembered: categories and brands are few, a look-up is a third of a hash."""
+
+    limit = 1 << 16
+
+    def __missing__(self, name: str | None) -> int:
+        if len(self) >= self.limit:
+            self.clear()
+        low = self[name] = int(_low([name])[0])
+        return low
+
+    def codes(self, names: Sequence[str | None]) -> NDArray[np.uint32]:
+        """As `_low`."""
+        return np.fromiter(map(self.__getitem__, names), np.uint32, len(names))
+
+
+_CATEGORIES = _Names()
+_BRANDS = _Names()
+
+
+def _fill_clickstream(events: Events, structs: list[Click]) -> None:
+    events["session"] = _hashes([s.session_id for s in structs])
+    events["product"] = _low([s.product_id for s in structs])
+    events["category"] = _CATEGORIES.codes([s.category_id for s in structs])
+    events["brand"] = _BRANDS.codes([s.brand for s in structs])
+    events["price_minor"] = [s.price_minor or 0 for s in structs]
+    events["quantity"] = [s.quantity or 0 for s in structs]
+    events["dwell_ms"] = [s.dwell_ms or 0 for s in structs]
+    events["results"] = [s.result_count or 0 for s in structs]
+
+
+def _fill_orders(events: Events, structs: list[Order]) -> None:
+    first = [s.lines[0] if s.lines else None for s in structs]
+    events["session"] = _hashes([s.session_id for s in structs])
+    events["offer"] = _hashes([s.offer_id for s in structs])
+    events["product"] = _low([line.product_id if line else None for line in first])
+    events["category"] = _CATEGORIES.codes([line.category_id if line else None for line in first])
+    events["brand"] = _BRANDS.codes([line.brand if line else None for line in first])
+    events["amount_minor"] = [s.total_minor for s in structs]
+    events["discount_minor"] = [s.discount_minor or 0 for s in structs]
+    events["price_minor"] = events["amount_minor"] + events["discount_minor"]
+    events["quantity"] = [sum(line.quantity for line in s.lines) if s.lines else 0 for s in structs]
+
+
+def _fill_feedback(events: Events, structs: list[Feedback]) -> None:
+    events["offer"] = _hashes([s.offer_id for s in structs])
+    events["product"] = _low([s.product_id for s in structs])
+    events["rating"] = [s.rating or 0 for s in structs]
+
+
+def _fill_redemptions(events: Events, structs: list[Redemption]) -> None:
+    events["offer"] = _hashes([s.offer_id for s in structs])
+    events["amount_minor"] = [s.amount_minor or 0 for s in structs]
+
+
+_CONSENT = {None: CONSENT_UNKNOWN, False: CONSENT_NO, True: CONSENT_YES}
+
+
+def _fill_customers(events: Events, structs: list[Customer]) -> None:
+    events["registered_ms"] = [s.registered_ms or 0 for s in structs]
+    events["birthday"] = [int(s.birthday[:2]) * 32 + int(s.birthday[3:]) if s.birthday else 0 for s in structs]
+    events["tier"] = [TIERS.index(s.tier or "") for s in structs]
+    events["consent"] = [_CONSENT[s.consent] for s in structs]
+    events["objection"] = [bool(s.objection) for s in structs]
+
+
+_FILL: dict[str, Callable[[Events, list[Any]], None]] = {
+    "clickstream": _fill_clickstream,
+    "orders": _fill_orders,
+    "feedback": _fill_feedback,
+    "redemptions": _fill_redemptions,
+    "customers": _fill_customers,
+}
