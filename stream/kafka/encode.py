@@ -1,10 +1,10 @@
 """Offers and decisions as the bytes that go out: columns in, one JSON value a row out.
 
-Decisions are written for every trigger, so this costs about as much as decoding; docs/topics.md has the figures.
+Decisions are written for every trigger, so this costs about as much as decoding; docs/topics.md has the figures. What
+many rows of a batch have in common, the terms, is written once and spliced after each row's own part, the head.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -13,10 +13,11 @@ from msgspec import UNSET, Struct, UnsetType, json
 from numpy.typing import NDArray
 from xxhash import xxh3_128_hexdigest
 
-from stream.core.campaign import Arm, ArmKind, BySegment, CampaignSet, Frequency, Linear, Threshold
+from stream.core.campaign import ArmKind, BySegment, CampaignSet, Frequency, Linear, Threshold
 from stream.core.decide import Decisions, Reason
 from stream.core.events import KINDS_OF_SOURCE, N_KINDS
 from stream.core.features import LATE
+from stream.core.policies import NONE
 
 Events = NDArray[np.void]
 """An array of `EVENT`."""
@@ -48,28 +49,33 @@ class Trigger(Struct, gc=False, frozen=True):
     kind: str
 
 
-class Decision(Struct, gc=False, frozen=True):
-    """Topic decisions."""
+class DecisionHead(Struct, gc=False, frozen=True):
+    """What is this trigger's own in a decision."""
 
     decision_id: str
     user_id: str
-    time_ms: int
     trigger: Trigger
+    propensity: float
+    score: float | None  # written from a NaN too, which JSON says as null
+    draw: float
+    row_seq: int
+    partition_seq: int
+    step: str
+
+
+class DecisionTerms(Struct, gc=False, frozen=True, kw_only=True):
+    """What many decisions of a batch have in common."""
+
+    time_ms: int
     campaign_id: str | None
     campaign_version: int | None
     arm: str
     eligible: tuple[str, ...]
-    propensity: float
-    score: float | None  # written from a NaN too, which JSON says as null
     dual_price: float
-    draw: float
     holdout: bool
     reason: str
-    model: str
-    row_seq: int
-    partition_seq: int
-    step: str
     late: bool
+    model: str
 
 
 class Tier(Struct, gc=False, frozen=True):
@@ -79,19 +85,10 @@ class Tier(Struct, gc=False, frozen=True):
     off_minor: int
 
 
-class Scope(Struct, gc=False, frozen=True):
-    """What the offer is about: the whole order, or one product."""
-
-    kind: str
-    product_id: str | UnsetType = UNSET
-
-
-class Offer(Struct, gc=False, frozen=True, kw_only=True):
-    """Topic offers."""
+class OfferTerms(Struct, gc=False, frozen=True, kw_only=True):
+    """What an offer says whoever gets it."""
 
     schema_version: int
-    offer_id: str
-    user_id: str
     campaign_id: str
     campaign_version: int
     arm: str
@@ -99,26 +96,31 @@ class Offer(Struct, gc=False, frozen=True, kw_only=True):
     percent: float | UnsetType = UNSET
     value_minor: int | UnsetType = UNSET
     tiers: tuple[Tier, ...] | UnsetType = UNSET
+    gift_product_id: str | UnsetType = UNSET
     currency: str
     min_spend_minor: int | UnsetType = UNSET
     max_discount_minor: int | UnsetType = UNSET
-    scope: Scope
+    scope: Mapping[str, tuple[str, ...]]
     valid_from_ms: int
     valid_until_ms: int
     stacking_group: str
-    budget_id: str | UnsetType = UNSET
     cost_reserved_minor: int
-    reasons: tuple[str, ...]
     disclosure: bool
-    model: str
     policy: str
+    model: str
+
+
+class OfferHead(Struct, gc=False, frozen=True):
+    """Whose offer it is, and why."""
+
+    offer_id: str
+    user_id: str
     trace_id: str
+    reasons: tuple[str, ...]
     trigger: Trigger
 
 
 _ENCODER = json.Encoder()
-
-_REASONS = [reason.name.lower() for reason in sorted(Reason)]
 
 _KINDS = [""] * N_KINDS
 for _kinds in KINDS_OF_SOURCE.values():
@@ -129,38 +131,6 @@ for _kinds in KINDS_OF_SOURCE.values():
 def offer_id(topic_id: str, partition: int, offset: int) -> str:
     """Id of the decision, and of the offer if it is one, on the event at these coordinates: 32 hexadecimal digits."""
     return xxh3_128_hexdigest(f"{topic_id}:{partition}:{offset}".encode())
-
-
-class _Eligible(dict[int, tuple[str, ...]]):
-    """Ids of the arms of one campaign by bit mask."""
-
-    def __init__(self, arms: Sequence[Arm]) -> None:
-        super().__init__()
-        self._arms = arms
-
-    def __missing__(self, mask: int) -> tuple[str, ...]:
-        ids = self[mask] = tuple(arm.id for i, arm in enumerate(self._arms) if mask >> i & 1)
-        return ids
-
-
-class _Names(NamedTuple):
-    """Texts of a campaign set by index; the last element is for index -1, "none"."""
-
-    ids: list[str | None]
-    versions: list[int | None]
-    arms: list[list[str]]
-    eligible: list[_Eligible]
-
-
-@lru_cache(maxsize=8)  # a set is compared by identity, and few are in force at a time
-def _names(campaigns: CampaignSet) -> _Names:
-    every = campaigns.campaigns
-    return _Names(
-        ids=[*(c.id for c in every), None],
-        versions=[*(c.version for c in every), None],
-        arms=[*([*(arm.id for arm in c.arms), "none"] for c in every), ["none"]],
-        eligible=[*(_Eligible(c.arms) for c in every), _Eligible(())],
-    )
 
 
 def _triggers(topics: Sequence[SourceTopic], partition: int, events: Events) -> tuple[list[str], list[Trigger]]:
@@ -174,6 +144,11 @@ def _triggers(topics: Sequence[SourceTopic], partition: int, events: Events) -> 
     topic_names = [names[s] for s in sources]
     triggers = list(map(Trigger, topic_names, repeat(partition), offsets, events["time_ms"].tolist(), kinds))
     return ids, triggers
+
+
+def _spliced(terms: Struct) -> bytes:
+    """JSON that goes on where a head without its closing brace ends."""
+    return b"," + _ENCODER.encode(terms)[1:]
 
 
 def encode_decisions(
@@ -204,35 +179,47 @@ def encode_decisions(
         model: hash of the model in hexadecimal digits, "" where there is none.
         now_ms: time of the decision.
     """
-    n = len(events)
     ids, triggers = _triggers(topics, partition, events)
-    names = _names(campaigns)
-    campaign = decisions["campaign"].tolist()
     all_hex = np.ascontiguousarray(steps).tobytes().hex()
     width = 2 * steps.shape[1]
-    structs = map(
-        Decision,
+    heads = map(
+        DecisionHead,
         ids,
         map(bytes.decode, users),
-        repeat(now_ms),
         triggers,
-        [names.ids[c] for c in campaign],
-        [names.versions[c] for c in campaign],
-        [names.arms[c][a] for c, a in zip(campaign, decisions["arm"].tolist(), strict=True)],
-        [names.eligible[c][mask] for c, mask in zip(campaign, decisions["eligible"].tolist(), strict=True)],
         decisions["propensity"].tolist(),
         decisions["score"].tolist(),
-        repeat(0.0),  # without a budget there is no price on it
         decisions["draw"].tolist(),
-        decisions["holdout"].astype(bool).tolist(),
-        [_REASONS[reason] for reason in decisions["reason"].tolist()],
-        repeat(model),
         row_seqs.tolist(),
         partition_seqs.tolist(),
-        [all_hex[i : i + width] for i in range(0, width * n, width)],
-        (steps[:, 0] >= LATE).tolist(),
+        [all_hex[i : i + width] for i in range(0, len(all_hex), width)],
     )
-    return list(map(_ENCODER.encode, structs))
+    columns = [decisions[column].tolist() for column in ("campaign", "arm", "eligible", "holdout", "reason")]
+    parts = list(zip(*columns, (steps[:, 0] >= LATE).tolist(), strict=True))
+    terms = {part: _decision_terms(part, campaigns, model, now_ms) for part in set(parts)}
+    return [_ENCODER.encode(head)[:-1] + terms[part] for head, part in zip(heads, parts, strict=True)]
+
+
+def _decision_terms(
+    part: tuple[int, int, int, int, int, bool], campaigns: CampaignSet, model: str, now_ms: int
+) -> bytes:
+    """The terms of a row, to be put after its head."""
+    campaign_index, arm_index, eligible, holdout, reason, late = part
+    campaign = campaigns.campaigns[campaign_index] if campaign_index != NONE else None
+    arms = campaign.arms if campaign else ()
+    terms = DecisionTerms(
+        time_ms=now_ms,
+        campaign_id=campaign.id if campaign else None,
+        campaign_version=campaign.version if campaign else None,
+        arm=arms[arm_index].id if arm_index != NONE else "none",
+        eligible=tuple(arm.id for i, arm in enumerate(arms) if eligible >> i & 1),
+        dual_price=0.0,  # without a budget there is no price on it
+        holdout=bool(holdout),
+        reason=Reason(reason).name.lower(),
+        late=late,
+        model=model,
+    )
+    return _spliced(terms)
 
 
 def encode_offers(
@@ -260,50 +247,45 @@ def encode_offers(
         currency: the reporting currency.
     """
     ids, triggers = _triggers(topics, partition, events)
-    values = []
-    columns = zip(
-        ids,
-        triggers,
-        users,
-        decisions["campaign"].tolist(),
-        decisions["arm"].tolist(),
-        decisions["depth_bp"].tolist(),
-        decisions["value_minor"].tolist(),
-        strict=True,
+    parts = list(
+        zip(*(decisions[column].tolist() for column in ("campaign", "arm", "depth_bp", "value_minor")), strict=True)
     )
-    for id_, trigger, user, campaign_index, arm_index, depth_bp, value_minor in columns:
-        campaign = campaigns.campaigns[campaign_index]
-        arm = campaign.arms[arm_index]
-        policy = POLICY_NAMES[type(campaign.policy)]
-        offer = Offer(
-            schema_version=OFFER_SCHEMA_VERSION,
-            offer_id=id_,
-            user_id=user.decode(),
-            campaign_id=campaign.id,
-            campaign_version=campaign.version,
-            arm=arm.id,
-            kind=arm.kind.name.lower(),
-            percent=depth_bp / 100 if arm.kind == ArmKind.PERCENT else UNSET,
-            value_minor=value_minor if arm.kind in {ArmKind.AMOUNT, ArmKind.COUPON} else UNSET,
-            tiers=tuple(Tier(*tier) for tier in arm.tiers) or UNSET,
-            currency=campaign.currency or currency,
-            min_spend_minor=_min_spend_minor(arm) or UNSET,
-            max_discount_minor=arm.max_discount_minor or UNSET,
-            scope=Scope("product", arm.gift) if arm.gift else Scope("order"),
-            valid_from_ms=now_ms,
-            valid_until_ms=now_ms + campaign.valid_for_ms,
-            stacking_group=campaign.stacking_group,
-            cost_reserved_minor=arm.max_discount_minor if arm.kind == ArmKind.PERCENT else value_minor,
-            reasons=(policy, trigger.kind),
-            disclosure=campaign.disclosure,
-            model=model,
-            policy=policy,
-            trace_id=id_,
-            trigger=trigger,
-        )
-        values.append(_ENCODER.encode(offer))
+    terms = {part: _offer_terms(part, campaigns, model, now_ms, currency) for part in set(parts)}
+    policies = [POLICY_NAMES[type(campaign.policy)] for campaign in campaigns.campaigns]
+    values = []
+    for id_, user, trigger, part in zip(ids, users, triggers, parts, strict=True):
+        head = OfferHead(id_, user.decode(), id_, (policies[part[0]], trigger.kind), trigger)
+        values.append(_ENCODER.encode(head)[:-1] + terms[part])
     return values
 
 
-def _min_spend_minor(arm: Arm) -> int:
-    return arm.tiers[0][0] if arm.tiers else arm.min_spend_minor
+def _offer_terms(
+    part: tuple[int, int, int, int], campaigns: CampaignSet, model: str, now_ms: int, currency: str
+) -> bytes:
+    """The terms of a row, to be put after its head."""
+    campaign_index, arm_index, depth_bp, value_minor = part
+    campaign = campaigns.campaigns[campaign_index]
+    arm = campaign.arms[arm_index]
+    terms = OfferTerms(
+        schema_version=OFFER_SCHEMA_VERSION,
+        campaign_id=campaign.id,
+        campaign_version=campaign.version,
+        arm=arm.id,
+        kind=arm.kind.name.lower(),
+        percent=depth_bp / 100 if arm.kind == ArmKind.PERCENT else UNSET,
+        value_minor=value_minor if arm.kind in {ArmKind.AMOUNT, ArmKind.COUPON} else UNSET,
+        tiers=tuple(Tier(*tier) for tier in arm.tiers) or UNSET,
+        gift_product_id=arm.gift or UNSET,
+        currency=campaign.currency or currency,
+        min_spend_minor=(arm.tiers[0][0] if arm.tiers else arm.min_spend_minor) or UNSET,
+        max_discount_minor=arm.max_discount_minor or UNSET,
+        scope=campaign.scope,
+        valid_from_ms=now_ms,
+        valid_until_ms=now_ms + campaign.valid_for_ms,
+        stacking_group=campaign.stacking_group,
+        cost_reserved_minor=arm.max_discount_minor if arm.kind == ArmKind.PERCENT else value_minor,
+        disclosure=campaign.disclosure,
+        policy=POLICY_NAMES[type(campaign.policy)],
+        model=model,
+    )
+    return _spliced(terms)
