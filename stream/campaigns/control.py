@@ -43,9 +43,12 @@ FOREVER_MS = 2**62
 class Shop(NamedTuple):
     """What campaigns are compiled for."""
 
-    timezone: str
-    currency: str
+    timezone: str = "UTC"
+    currency: str = ""  # "" = any
     segment_rules: SegmentRules = SEGMENT_RULES
+
+
+SHOP_DEFAULT = Shop()
 
 
 class Refused(NamedTuple):
@@ -56,19 +59,19 @@ class Refused(NamedTuple):
 
 
 def compile_campaigns(
-    records: Mapping[str, bytes], shop: Shop, last: CampaignSet | None = None
+    records: Mapping[str, bytes], shop: Shop = SHOP_DEFAULT, previous: CampaignSet | None = None
 ) -> tuple[CampaignSet, list[Refused]]:
     """The campaigns in force.
 
     Args:
         records: latest value by id, deleted ones left out.
         shop: time zone, currency and segments.
-        last: the set in force until now, whose version of a campaign stays where the new record is refused.
+        previous: the set in force until now, whose version of a campaign stays where the new record is refused.
 
     Returns:
         (the set, refused records in order of id).
     """
-    in_force = {campaign.id: campaign for campaign in last.campaigns} if last else {}
+    in_force = {campaign.id: campaign for campaign in previous.campaigns} if previous else {}
     campaigns: list[Campaign] = []
     refused: list[Refused] = []
     for id_, value in sorted(records.items()):
@@ -153,7 +156,6 @@ def compile_document(document: Document, shop: Shop) -> Campaign:
         salt=xxhash.xxh3_64_intdigest(document["id"].encode()),
         valid_for_ms=duration_ms(document["valid_for"]),
         stacking_group=document.get("stacking_group", "default"),
-        scope={name: tuple(values) for name, values in document.get("scope", {}).items()},
         currency=document.get("currency", ""),
         disclosure=document.get("disclosure", True),
     )

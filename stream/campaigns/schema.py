@@ -35,6 +35,7 @@ NOT_ENFORCED: dict[str, str] = {
     "margin_floor": "least margin",
     "exploration": "random arms",
     "objective": "what the profit policy maximises",
+    "scope": "what an offer applies to, besides the order",
     "calendar": "birthdays and member days",
 }
 """Fields that are not enforced yet. They are refused, for a limit that is ignored is worse than none."""
@@ -167,7 +168,6 @@ def _arm() -> Schema:
 def document_schema() -> Schema:
     """JSON Schema of a campaign document. What it cannot say is in `stream.campaigns.validate`."""
     names = _array(_ref("name"), NAMES_MAX)
-    refs = {"products": names, "categories": names, "brands": names}
     number_or_name = {"type": ["number", "string"], "minimum": -(10**15), "maximum": 10**15}
     condition = _object(
         {
@@ -208,7 +208,9 @@ def document_schema() -> Schema:
                 "eligibility": _object(
                     {
                         "segments": _array(_one_of(SEGMENTS, "the user's segment"), len(SEGMENTS)),
-                        **refs,
+                        "products": names,
+                        "categories": names,
+                        "brands": names,
                         "conditions": {"type": "array", "items": condition, "minItems": 1, "maxItems": 32},
                     },
                     [],
@@ -230,9 +232,6 @@ def document_schema() -> Schema:
                 },
                 "valid_for": {**_ref("duration"), "description": "how long an offer can be redeemed"},
                 "stacking_group": {"type": "string", "minLength": 1, "maxLength": 64, "default": "default"},
-                "scope": _object(
-                    refs, [], minProperties=1, description="what an offer applies to; left out: everything"
-                ),
                 "currency": {
                     "type": "string",
                     "pattern": CURRENCY_PATTERN,

@@ -4,7 +4,7 @@
 new document makes a new `CampaignSet`, and a batch is decided by one set from beginning to end.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, unique
 
@@ -122,9 +122,6 @@ class Campaign:
     salt: int  # of the holdout, from the id: a new version keeps the groups
     valid_for_ms: int
     stacking_group: str
-    scope: Mapping[
-        str, tuple[str, ...]
-    ]  # names of "products", "categories", "brands" it applies to; empty = everything
     currency: str  # "" where no arm speaks of money
     disclosure: bool  # the offer says that its price was personalised
     depths_bp: NDArray[np.int32] = field(init=False)  # of the arms

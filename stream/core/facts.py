@@ -1,7 +1,7 @@
 """Facts: what conditions can ask about a trigger, each defined once, of its row, the event and the time of decision.
 
-A fact is float64 [n]; NaN where it is not known (days since the first order of a user who has none). The numbers that
-go in are integers below 2^53, so comparisons are exact.
+A fact is float64 [n]; NaN where it is not known (days since the first order of a user who has none). What goes in are
+integers, so comparisons are exact up to 2^53.
 """
 
 from collections.abc import Callable
