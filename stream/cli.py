@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import click
 
+from stream.errors import OfferstreamError
+
 # Where a command's own page in docs/ is checked against this table: tests/house/test_docs.py.
 
 
@@ -118,10 +120,16 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; a package that is missing deep inside a command gets the same message as at its door."""
+    """Run the command line, and turn what is raised on purpose into a message and an exit code.
+
+    A package that is missing deep inside a command gets the same message as one missing at its door.
+    """
     try:
         cli(prog_name="python -m stream")
     except ModuleNotFoundError as error:
         exception = missing_package(error)
         exception.show()
         sys.exit(exception.exit_code)
+    except OfferstreamError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -8,7 +8,6 @@ import click
 
 from stream.broker import status
 from stream.broker.embedded import HEAP_MB, EmbeddedBroker
-from stream.broker.errors import BrokerError
 
 DEFAULT_FOLDER = Path("var/broker")
 DEFAULT_PORT = 9092
@@ -55,10 +54,7 @@ def start(data: Path, port: int, heap_mb: int, foreground: bool) -> None:
     server = EmbeddedBroker(data, port=port or None, heap_mb=heap_mb, outlive_parent=not foreground)
     # A service manager's SIGTERM is to a foreground broker what Ctrl-C is.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        server.start()
-    except BrokerError as error:
-        raise click.ClickException(str(error)) from error
+    server.start()
     click.echo(f"KAFKA_BOOTSTRAP={server.bootstrap}")
     if not foreground:
         return
@@ -76,11 +72,7 @@ def start(data: Path, port: int, heap_mb: int, foreground: bool) -> None:
 @data_option
 def stop(data: Path) -> None:
     """Stop it in order; its topics stay."""
-    try:
-        stopped = status.stop(data)
-    except BrokerError as error:
-        raise click.ClickException(str(error)) from error
-    click.echo("stopped" if stopped else f"no broker was running in {data}")
+    click.echo("stopped" if status.stop(data) else f"no broker was running in {data}")
 
 
 @broker.command("status")

@@ -1,7 +1,9 @@
 """What goes wrong with the embedded broker."""
 
+from stream.errors import SetupError
 
-class BrokerError(Exception):
+
+class BrokerError(SetupError):
     """The broker could not be fetched, started, stopped or reached. The message says what to do; nothing retries it."""
 
 
