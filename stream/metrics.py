@@ -42,6 +42,12 @@ class Metrics:
             registry=registry,
         )
         self.event = MappingProxyType({(s, o): self.events.labels(s, o) for s in SOURCES for o in OUTCOMES})
+        self.events_lost = Counter(
+            "offerstream_events_lost", "Events that retention deleted before they were applied", registry=registry
+        )
+        self.unknown_fields = Counter(
+            "offerstream_unknown_fields", "Fields of events that the contract does not know", ("source",), registry=registry
+        )
         self.decisions = Counter(
             "offerstream_decisions", "Decisions, offered or not, by reason", ("reason",), registry=registry
         )

@@ -1,0 +1,201 @@
+"""The composition root: the only place that names concrete parts and puts a worker together. Nothing happens on import."""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import click
+import faust
+from confluent_kafka.admin import AdminClient
+from prometheus_client import CollectorRegistry
+
+from stream.errors import OfferstreamError, SetupError
+from stream.health import AdminServer, Progress, admin_app
+from stream.kafka.cluster import look
+from stream.kafka.control import Control
+from stream.kafka.partition import Shared
+from stream.kafka.partitions import Partitions
+from stream.kafka.producer import BulkProducer
+from stream.kafka.store import shared_cache
+from stream.kafka.table import PartitionManager
+from stream.metrics import Metrics, loop_monitor
+from stream.settings import PREFIX, Settings, client_id, from_environment
+from stream.topology import connect, process
+
+logger = logging.getLogger(__name__)
+
+EXIT_BUG = 70
+"""Exit code when something was raised that should not be (EX_SOFTWARE of sysexits.h)."""
+
+STOP_TIMEOUT_S = 25.0
+SAMPLE_INTERVAL_S = 1.0
+
+
+class App(faust.App):
+    """A Faust app that knows its partitions, and that ends the process when any part of it crashes.
+
+    Faust would restart agents, or go on with parts of itself stopped. Here the state that counts lies in Kafka, and the next process
+    takes over from it, so ending at once is the safe thing and the simple one.
+    """
+
+    partitions: Partitions
+
+    @staticmethod
+    def fatal(error: BaseException) -> NoReturn:
+        """Log and end, without committing anything."""
+        if isinstance(error, OfferstreamError):
+            logger.critical("%s: %s", type(error).__name__, error)
+            code = error.exit_code
+        else:
+            logger.critical("unexpected error, ending without committing", exc_info=error)
+            code = EXIT_BUG
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    def _crash(self, reason: BaseException) -> None:
+        super()._crash(reason)
+        self.fatal(reason)
+
+
+def build_app(settings: Settings, metrics: Metrics, control: Control) -> App:
+    """Put the worker's Faust app together."""
+    session_s = settings.session_timeout_ms / 1000
+    app = App(
+        settings.app_id,
+        broker=[f"offerstream://{server.strip()}" for server in settings.bootstrap.split(",")],
+        broker_client_id=client_id(settings),
+        TableManager=PartitionManager,
+        autodiscover=False,
+        store="memory://",  # the rows' store is the partitions' own
+        datadir=str(settings.data_dir / "faust"),
+        topic_allow_declare=False,  # `topics create` does
+        topic_disable_leader=True,
+        web_enabled=False,
+        consumer_group_instance_id=settings.instance_id or None,
+        consumer_max_fetch_size=max(settings.batch_bytes, 1 << 20),
+        broker_max_poll_records=4 * settings.batch_rows,
+        broker_session_timeout=session_s,
+        broker_heartbeat_interval=min(3.0, session_s / 3),
+        broker_request_timeout=max(90.0, session_s + 10),
+        broker_rebalance_timeout=max(60.0, session_s),
+        broker_max_poll_interval=max(300.0, 2 * session_s),
+        broker_commit_interval=1.0,
+        stream_buffer_maxsize=2,  # counts batches
+        stream_wait_empty=True,
+        stream_recovery_delay=0,  # it would sleep in every rebalance
+        table_standby_replicas=0,
+    )
+    app.partitions = Partitions(
+        Shared(
+            settings=settings,
+            metrics=metrics,
+            compute=ThreadPoolExecutor(1, "compute"),
+            cache=shared_cache(settings.store_cache_bytes),
+            process=process,
+            applied_producers=lambda partition: BulkProducer(settings, partition, report_offsets=True),
+            fatal=app.fatal,
+        )
+    )
+    connect(app, app.partitions, control, settings)
+    return app
+
+
+async def run(settings: Settings) -> None:
+    """Run a worker until a signal stops it.
+
+    Raises:
+        SetupError: what it runs on is not as it needs it.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, stop.set)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    metrics = Metrics(CollectorRegistry())
+    loop_monitor(loop, metrics.loop_held)
+    admin_client = AdminClient({"bootstrap.servers": settings.bootstrap, "client.id": client_id(settings)})
+    await loop.run_in_executor(None, look, settings, admin_client)
+    control = Control(settings, metrics)
+    await loop.run_in_executor(None, control.start)
+    app = build_app(settings, metrics, control)
+    progress = Progress(
+        positions=lambda: tuple(sorted(app.partitions.committable().items())),
+        lag=lambda: sum(_lag(app).values()),
+        stall_s=settings.stall_ms / 1000,
+    )
+    server = AdminServer(
+        admin_app(metrics.registry, progress.complaint, lambda: "" if app.tables.recovery.completed.is_set() else "taking over partitions")
+    )
+    try:
+        port = await server.start(settings.admin_host, settings.admin_port)
+    except OSError as e:
+        raise SetupError(
+            f"admin port {settings.admin_host}:{settings.admin_port}: {e.strerror}. Set {PREFIX}ADMIN_PORT to a free one, or to 0"
+        ) from e
+    logger.info("worker %s: metrics and probes at http://%s:%d", settings.app_id, settings.admin_host, port)
+    starting = asyncio.ensure_future(app.start())
+    starting.add_done_callback(lambda t: t.exception() and app.fatal(t.exception()))
+    sampling = asyncio.ensure_future(_sample(app, metrics))
+    await stop.wait()
+    logger.info("stopping: finishing what is in work")
+    sampling.cancel()
+    for sig in (signal.SIGTERM, signal.SIGINT):  # a second one ends at once
+        loop.remove_signal_handler(sig)
+    await asyncio.wait_for(app.stop(), STOP_TIMEOUT_S)
+    control.stop()
+    await server.stop()
+    logger.info("stopped")
+
+
+def _lag(app: App) -> dict[Any, int]:
+    """Records between what is stored and the end of the log, by source partition, as far as fetches have told."""
+    if not app.tables.recovery.completed.is_set():
+        return {}
+    committed = app.partitions.committable()
+    return {tp: max(end - committed[tp], 0) for tp, end in app.consumer.log_ends().items() if tp in committed}
+
+
+async def _sample(app: App, metrics: Metrics) -> None:
+    """Keep the gauges current."""
+    while True:
+        for tp, lag in _lag(app).items():
+            metrics.lag_events.labels(tp.topic, str(tp.partition)).set(lag)
+        metrics.rows["stored"].set(app.partitions.rows_stored())
+        metrics.rows["hot"].set(app.partitions.rows_hot())
+        await asyncio.sleep(SAMPLE_INTERVAL_S)
+
+
+def _settings_help() -> str:
+    """Every setting, for --help."""
+    lines = ["\b", "Settings (environment variables):"]
+    for f in dataclasses.fields(Settings):
+        lines.append(f"  {PREFIX}{f.name.upper()}={f.default}")
+        lines.append(f"      {f.metadata['doc']}")
+    lines += ["", "\b", "Examples:", "  KAFKA_BOOTSTRAP=kafka:9092 python -m stream worker", f"  {PREFIX}ADMIN_PORT=0 python -m stream worker --log-level debug"]
+    return "\n".join(lines)
+
+
+@click.command("worker", epilog=_settings_help())
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
+def worker_command(log_level: str) -> None:
+    """Run a worker: events in, offers out, until SIGTERM or Ctrl-C.
+
+    It takes what the consumer group gives it of the partitions, restores their rows, and serves. Exit code 0 after a signal, 1 when
+    something it runs on is not as it should be, 2 for bad settings, 70 for a bug; only 0 has committed everything it did.
+    """
+    settings = from_environment()
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+    )
+    logging.Formatter.converter = time.gmtime
+    for name in ("faust", "mode", "aiokafka", "aiohttp"):
+        logging.getLogger(name).setLevel(logging.DEBUG if log_level == "debug" else logging.ERROR)
+    asyncio.run(run(settings))

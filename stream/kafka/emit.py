@@ -1,0 +1,162 @@
+"""Emit: what a batch has to tell the world, as bytes that wait for the commit."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from stream.core.absorb import Events
+from stream.core.campaign import CampaignSet
+from stream.core.decide import Decisions, Reason
+from stream.core.events import SOURCES
+from stream.kafka.codec import DeadLetter, dead_letter_record
+from stream.kafka.control import InForce
+from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers
+from stream.kafka.producer import BulkProducer, Header
+from stream.metrics import Metrics
+from stream.settings import Settings
+
+DeadRecord = tuple[bytes | None, bytes | None, list[Header]]
+
+
+class OutcomeT(Protocol):
+    """What `stream.topology.process` returns."""
+
+    @property
+    def steps(self) -> NDArray[np.uint8]: ...
+    @property
+    def row_seqs(self) -> NDArray[np.uint64]: ...
+    @property
+    def decisions(self) -> Decisions: ...
+
+
+class Emitted(NamedTuple):
+    """Outputs of one piece of a batch."""
+
+    offered: NDArray[np.int64]
+    """Places of the events that got an offer."""
+    offer_users: list[bytes]
+    offers: list[bytes]
+    decision_users: list[bytes]
+    decisions: list[bytes]
+
+
+@dataclass
+class Outputs:
+    """What waits for a commit."""
+
+    offer_users: list[bytes] = field(default_factory=list)
+    offers: list[bytes] = field(default_factory=list)
+    decision_users: list[bytes] = field(default_factory=list)
+    decisions: list[bytes] = field(default_factory=list)
+    dead: list[DeadRecord] = field(default_factory=list)
+    n_bytes: int = 0
+
+    def add(self, emitted: Emitted) -> None:
+        """Take in a piece of a batch."""
+        self.offer_users += emitted.offer_users
+        self.offers += emitted.offers
+        self.decision_users += emitted.decision_users
+        self.decisions += emitted.decisions
+        self.n_bytes += sum(map(len, emitted.offers)) + sum(map(len, emitted.decisions))
+
+    def add_dead(self, dead: Iterable[DeadRecord]) -> None:
+        """Take in dead letters."""
+        for record in dead:
+            self.dead.append(record)
+            self.n_bytes += len(record[1] or b"")
+
+    def send(self, producer: BulkProducer, settings: Settings) -> None:
+        """Hand everything over; it is out after a flush."""
+        producer.send(settings.topic("offers"), self.offer_users, self.offers)
+        producer.send(settings.topic("decisions"), self.decision_users, self.decisions)
+        producer.send_with_headers(settings.topic("dead-letters"), self.dead)
+
+
+class Emitter:
+    """Turns outcomes into records, for one partition."""
+
+    def __init__(self, settings: Settings, partition: int, topic_ids: dict[str, str]) -> None:
+        self._settings = settings
+        self._partition = partition
+        self._topics = [SourceTopic(settings.topic(source), topic_ids[source]) for source in SOURCES]
+        self.topic_hashes = [xxh3_64_intdigest(topic.id.encode()) for topic in self._topics]
+        """By source: what the draws of its events are made from."""
+
+    def emit(
+        self,
+        events: Events,
+        users: Sequence[bytes],
+        outcome: OutcomeT,
+        in_force: InForce,
+        now_ms: int,
+        sequence: int,
+        metrics: Metrics,
+    ) -> Emitted:
+        """Offers, and the decisions that are logged: all where an arm besides "none" was eligible, a sample of the others.
+
+        Args:
+            events: EVENT [n], in the order in which they were applied.
+            users: their users.
+            outcome: of processing them.
+            in_force: what they were processed with.
+            now_ms: time of the decisions.
+            sequence: of the partition before these events.
+            metrics: decisions are counted here.
+        """
+        decisions, campaigns = outcome.decisions, in_force.campaigns
+        is_step = outcome.row_seqs > 0
+        _count(decisions[is_step], campaigns, metrics)
+        model = in_force.model.hex if in_force.model else ""
+        sampled = decisions["draw"] < self._settings.decision_sample
+        logged = np.flatnonzero(is_step & ((decisions["eligible"] != 0) | sampled))
+        offered = np.flatnonzero(decisions["reason"] == Reason.OFFERED)
+        partition_seqs = sequence + np.cumsum(is_step)
+        decision_users = [users[i] for i in logged.tolist()]
+        offer_users = [users[i] for i in offered.tolist()]
+        return Emitted(
+            offered,
+            offer_users,
+            encode_offers(
+                self._topics,
+                self._partition,
+                offer_users,
+                events[offered],
+                decisions[offered],
+                campaigns,
+                model,
+                now_ms,
+                self._settings.currency,
+            ),
+            decision_users,
+            encode_decisions(
+                self._topics,
+                self._partition,
+                decision_users,
+                events[logged],
+                decisions[logged],
+                outcome.steps[logged],
+                outcome.row_seqs[logged],
+                partition_seqs[logged],
+                campaigns,
+                model,
+                now_ms,
+            ),
+        )
+
+    def dead_letters(self, dead: Sequence[DeadLetter]) -> list[DeadRecord]:
+        """Records for dead-letters."""
+        return [dead_letter_record(d) for d in dead]
+
+
+def _count(decisions: Decisions, campaigns: CampaignSet, metrics: Metrics) -> None:
+    for reason, n in enumerate(np.bincount(decisions["reason"], minlength=len(Reason)).tolist()):
+        if n:
+            metrics.decisions.labels(Reason(reason).name.lower()).inc(n)
+    offered = decisions["campaign"][decisions["reason"] == Reason.OFFERED]
+    for campaign, n in enumerate(np.bincount(offered).tolist() if len(offered) else []):
+        if n:
+            metrics.offers.labels(campaigns.campaigns[campaign].id).inc(n)

@@ -1,0 +1,480 @@
+"""One partition: its rows, store, producer and offsets. Everything about what is applied, sent and stored is decided here.
+
+    take_over    fence, restore, check, position          in the partition's own thread
+    apply        decode, process, emit                    on the compute thread
+    commit       send, store, release                     in the partition's own thread, then the compute thread
+    drop         let go
+
+Changes of state happen on the worker's one compute thread, so none of it is locked. Sending blocks, so each partition has a thread of
+its own for it. PROTOCOL: the comments name the rule of the design's protocol where an order matters.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from rocksdict import Cache
+
+from stream.core.absorb import Events, apply_order, is_duplicate, is_step
+from stream.core.decide import draws
+from stream.core.events import SOURCES
+from stream.core.row import ROW_FORMAT
+from stream.core.rounds import turn_of
+from stream.errors import SourceLost, StoreCorrupt
+from stream.kafka import applied as applied_record
+from stream.kafka.applied import Applied, SourcePosition
+from stream.kafka.cluster import Cluster
+from stream.kafka.columns import Columns
+from stream.kafka.control import InForce
+from stream.kafka.decode import decode
+from stream.kafka.emit import Emitter, Outputs
+from stream.kafka.producer import BulkProducer
+from stream.kafka.restore import restore
+from stream.kafka.store import open_or_set_aside, set_aside
+from stream.kafka.transport import EventBatch
+from stream.metrics import Metrics
+from stream.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Range = tuple[int, int]
+"""(first offset, last stable offset) of a log."""
+
+STORE_AGE_MAX_S = 12 * 3600
+"""Half of the changelog's `delete.retention.ms`: an older store may hold users who were erased meanwhile."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all partitions of a worker share."""
+
+    settings: Settings
+    metrics: Metrics
+    compute: ThreadPoolExecutor
+    """One thread: all changes of state."""
+    cache: Cache
+    process: Callable  # type: ignore[type-arg]
+    """`stream.topology.process`."""
+    applied_producers: Callable[[int], BulkProducer]
+    """Makes the producer of a partition's applied records."""
+    fatal: Callable[[BaseException], None]
+    """Ends the process."""
+
+
+@dataclass
+class _Open:
+    """What was computed since the last commit began."""
+
+    outputs: Outputs
+    number: int
+    n_batches: int = 0
+    published_ms: list[NDArray[np.int64]] = field(default_factory=list)
+    """Publish times of the triggers of offers."""
+
+
+class _Sent(msgspec.Struct):
+    """A commit on its way."""
+
+    outputs: Outputs
+    users: list[bytes]
+    rows: list[bytes]
+    applied: bytes
+    positions: dict[str, int]
+    number: int
+    published_ms: NDArray[np.int64]
+
+
+class Partition:
+    """See the module's text. Made closed; `take_over` opens it."""
+
+    def __init__(self, number: int, shared: Shared) -> None:
+        self.number = number
+        self.read: dict[str, int] = {}
+        """Next offset to read, by source: what is applied to the rows in memory."""
+        self.committed: dict[str, int] = {}
+        """Next offset after what is stored, by source."""
+        self._shared = shared
+        self._settings = shared.settings
+        self._metrics = shared.metrics
+        self._thread = ThreadPoolExecutor(1, f"partition-{number}")
+        self._commit_lock = asyncio.Lock()
+        self._commit_due = asyncio.Event()
+        self._commit_began_s = 0.0
+        self._commit_task: asyncio.Task[None] | None = None
+        self._apply_lock = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- taking over ------------------------------------------------------------------------------------------------------------------
+
+    async def take_over(self, cluster: Cluster, logs: dict[str, Range], log_changelog: Range) -> None:
+        """Become this partition's owner; afterwards `read` says where to read on.
+
+        1. Producers.
+        2. The local store, if it can be trusted.
+        3. The changelog's tail into it, up to the end that was asked for before.
+        4. The applied record against the source topics.
+        5. Columns, empty: rows are read as users come.
+
+        Args:
+            cluster: topics as they are.
+            logs: by source.
+            log_changelog: asked for at the beginning of this take-over.
+
+        Raises:
+            PartitionError: see its kinds.
+        """
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._take_over, cluster, logs, log_changelog)
+        self._commit_task = loop.create_task(self._commit_when_due(), name=f"commit-{self.number}")
+
+    def _take_over(self, cluster: Cluster, logs: dict[str, Range], log_changelog: Range) -> None:
+        settings, shared = self._settings, self._shared
+        self._topic_ids = {source: cluster.topic_ids[settings.topic(source)] for source in SOURCES}
+        # 1.
+        self._producer = BulkProducer(settings, self.number)
+        self._applied_producer = shared.applied_producers(self.number)
+        # 2. and 3.
+        began_s = time.monotonic()
+        n = self._open_store(cluster, log_changelog)
+        logger.info(
+            "partition %d: %d changelog records restored in %.2f s, from offset %d on",
+            self.number, n, time.monotonic() - began_s, log_changelog[1] - n,
+        )  # fmt: skip
+        self.changelog_end = log_changelog[1]
+        # 4.
+        self._sequence, self.read = self._check_applied(logs)
+        self.committed = dict(self.read)
+        # 5.
+        self._columns = Columns(self._store, settings.hot_rows)
+        self._emitter = Emitter(settings, self.number, self._topic_ids)
+        self._open = _Open(Outputs(), number=0)
+
+    def _open_store(self, cluster: Cluster, log: Range) -> int:
+        """Open and restore; a store that turns out bad is set aside once."""
+        settings = self._settings
+        path = settings.data_dir / settings.app_id / str(self.number)
+        identity = {
+            "cluster": cluster.cluster_id,
+            "changelog": cluster.topic_ids[settings.changelog],
+            "partitions": settings.partitions,
+        }
+        for last_try in (False, True):
+            self._store = open_or_set_aside(
+                path, identity, self._shared.cache, settings.store_pending_bytes, STORE_AGE_MAX_S
+            )
+            try:
+                n = restore(self._store, settings, self.number, log, self._metrics.restore_rows.inc)
+                if self._store.applied is not None:
+                    applied_record.decode(self._store.applied)
+            except (StoreCorrupt, msgspec.MsgspecError) as e:
+                if last_try:
+                    raise
+                self._store.abandon()
+                set_aside(path, e)
+            else:
+                return n
+        raise AssertionError
+
+    def _check_applied(self, logs: dict[str, Range]) -> tuple[int, dict[str, int]]:
+        """(sequence number, where to read on by source)."""
+        settings = self._settings
+        if self._store.applied is None:
+            return 0, {source: logs[source][0] for source in SOURCES}
+        applied = applied_record.decode(self._store.applied)
+        if applied.partitions != settings.partitions:
+            raise SourceLost(
+                f"partition {self.number}: rows were made with {applied.partitions} partitions, now there are {settings.partitions}"
+            )
+        read = {}
+        for source in SOURCES:
+            first, end = logs[source]
+            topic = f"{settings.topic(source)}[{self.number}]"
+            position = applied.sources.get(source)
+            if position is None:  # a source that is new to the product
+                read[source] = first
+                continue
+            if position.topic_id != self._topic_ids[source]:
+                raise SourceLost(f"{topic}: the topic was deleted and made anew since offset {position.next_offset} was applied")
+            if position.next_offset > end:
+                raise SourceLost(f"{topic}: applied up to offset {position.next_offset}, but the log ends at {end}")
+            if position.next_offset < first:
+                lost = first - position.next_offset
+                message = f"{topic}: {lost} events before offset {first} were deleted by retention before they were applied"
+                if settings.lost_events == "stop":
+                    raise SourceLost(f"{message}; OFFERSTREAM_LOST_EVENTS=count goes on without them")
+                logger.error("%s; going on without them", message)
+                self._metrics.events_lost.inc(lost)
+            read[source] = max(position.next_offset, first)
+        return applied.sequence, read
+
+    # --- applying ---------------------------------------------------------------------------------------------------------------------
+
+    async def apply(self, batch: EventBatch, in_force: InForce) -> None:
+        """Apply one batch to the rows; its outputs are sent by the next commit."""
+        loop = asyncio.get_running_loop()
+        try:
+            await self._apply_in_turn(loop, batch, in_force)
+        except Exception as e:  # noqa: BLE001 Faust would ack the batch and go on
+            self._shared.fatal(e)
+
+    async def _apply_in_turn(self, loop: asyncio.AbstractEventLoop, batch: EventBatch, in_force: InForce) -> None:
+        async with self._apply_lock:
+            while self._open.outputs.n_bytes > 2 * self._settings.commit_bytes:
+                await self.commit()
+            try:
+                await loop.run_in_executor(self._shared.compute, self._apply, batch, in_force)
+            except BufferError:  # every slot in memory holds uncommitted changes
+                await self.commit()
+                await loop.run_in_executor(self._shared.compute, self._apply, batch, in_force)
+            self._ask_for_commit(at_once=not batch.more_waits)
+
+    def _apply(self, batch: EventBatch, in_force: InForce) -> None:
+        lap = self._stopwatch()
+        settings, metrics = self._settings, self._metrics
+        metrics.batch_rows.observe(batch.n_records)
+        # Decode. What was applied before is fenced by position.
+        parts, users, dead, published = [], [], [], []
+        next_offset = dict(self.read)
+        for source, records in batch.records.items():
+            at = self.read[source]
+            fresh = records if records[0].offset >= at else [r for r in records if r.offset >= at]
+            if not fresh:
+                continue
+            decoded = decode(source, fresh, self.number, settings.partitions, settings.currency)
+            next_offset[source] = fresh[-1].offset + 1
+            parts.append(decoded.events)
+            users.extend(decoded.users)
+            dead.extend(decoded.dead)
+            timestamp_of = {r.offset: r.timestamp for r in fresh} if decoded.dead else None
+            published.append(
+                np.array(
+                    [r.timestamp for r in fresh]
+                    if timestamp_of is None
+                    else [timestamp_of[o] for o in decoded.events["offset"].tolist()],
+                    np.int64,
+                )
+            )
+            metrics.event[source, "dead"].inc(len(decoded.dead))
+            if decoded.unknown_fields:
+                metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
+        lap("decode")
+        if parts:
+            self._absorb(np.concatenate(parts), users, np.concatenate(published), next_offset, in_force, lap)
+        self._open.outputs.add_dead(self._emitter.dead_letters(dead))
+        self.read = next_offset
+        self._open.n_batches += 1
+        lap("emit")
+
+    def _absorb(
+        self,
+        events: Events,
+        users: list[bytes],
+        published_ms: NDArray[np.int64],
+        next_offset: dict[str, int],
+        in_force: InForce,
+        lap: Callable[[str], None],
+    ) -> None:
+        """The batch against the rows, in pieces in which no user has too many events."""
+        columns, metrics, open_ = self._columns, self._metrics, self._open
+        slots = columns.slots(users)
+        rows = columns.rows
+        # The row's own fence: without transactions a row may be ahead of the applied record.
+        fenced = events["offset"] < rows["fence"][slots, events["source"]]
+        duplicate = is_duplicate(events, slots, rows) & ~fenced
+        for outcome, which in (("fenced", fenced), ("duplicate", duplicate), ("applied", ~(fenced | duplicate))):
+            for source, n in enumerate(np.bincount(events["source"][which], minlength=len(SOURCES)).tolist()):
+                if n:
+                    metrics.event[SOURCES[source], outcome].inc(n)
+        order = np.flatnonzero(~(fenced | duplicate))
+        order = order[apply_order(events[order])]
+        draw = np.empty(len(events))
+        for source in range(len(SOURCES)):
+            of_source = events["source"] == source
+            if of_source.any():
+                draw[of_source] = draws(self._emitter.topic_hashes[source], self.number, events["offset"][of_source])
+        lap("absorb")
+        now_ms = time.time_ns() // 1_000_000
+        for piece in self._pieces(slots[order]):
+            at = order[piece]
+            outcome = self._shared.process(
+                events[at], slots[at], rows, in_force, now_ms, draw[at], self._settings.offer_max_age_ms, lap
+            )
+            emitted = self._emitter.emit(
+                events[at], [users[i] for i in at.tolist()], outcome, in_force, now_ms, self._sequence, metrics
+            )
+            self._sequence += int(np.count_nonzero(is_step(events[at])))
+            open_.outputs.add(emitted)
+            if len(emitted.offered):
+                open_.published_ms.append(published_ms[at[emitted.offered]])
+            lap("emit")
+        for source, offset in next_offset.items():
+            rows["fence"][slots, SOURCES.index(source)] = offset
+        columns.touch(slots, open_.number)
+        lap("absorb")
+
+    def _pieces(self, slots: NDArray[np.int64]) -> Sequence[slice]:
+        """Cut where a user would have more than `user_events_max` events in a piece."""
+        most = self._settings.user_events_max
+        pieces, start = [], 0
+        while start < len(slots):
+            over = np.flatnonzero(turn_of(slots[start:]) >= most)
+            end = start + int(over[0]) if len(over) else len(slots)
+            pieces.append(slice(start, end))
+            start = end
+        return pieces
+
+    def _stopwatch(self) -> Callable[[str], None]:
+        stages, clock = self._metrics.stage, time.perf_counter
+        began = clock()
+
+        def lap(stage: str) -> None:
+            nonlocal began
+            now = clock()
+            stages[stage].observe(now - began)
+            began = now
+
+        return lap
+
+    # --- committing -------------------------------------------------------------------------------------------------------------------
+
+    def _ask_for_commit(self, *, at_once: bool) -> None:
+        """Commit now when nothing waits, or much is due; else when the interval since the last commit has passed."""
+        if at_once or self._open.outputs.n_bytes > self._settings.commit_bytes:
+            self._commit_due.set()
+        elif self._timer is None and not self._commit_due.is_set():
+            wait_s = self._settings.commit_interval_ms / 1000 - (time.monotonic() - self._commit_began_s)
+            self._timer = asyncio.get_running_loop().call_later(max(wait_s, 0), self._commit_due.set)
+
+    async def _commit_when_due(self) -> None:
+        try:
+            while True:
+                await self._commit_due.wait()
+                await self.commit()
+        except Exception as e:  # noqa: BLE001 whatever it is, the process must not go on with it
+            self._shared.fatal(e)
+
+    async def commit(self) -> None:
+        """Send and store what was computed since the last commit.
+
+        1. Snapshot: the changed rows as bytes. A later batch may change the columns while these are on their way.
+        2. Send, see `_send`.
+        3. Store: RocksDB takes the bytes that were sent, never the columns, with the changelog's offset. Nothing is stored before
+           it is acknowledged, or a restart would take rows for applied that the changelog does not know.
+        4. Release: source offsets may be committed, slots may be evicted.
+        """
+        loop = asyncio.get_running_loop()
+        compute, metrics = self._shared.compute, self._metrics
+        async with self._commit_lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._commit_due.clear()
+            self._commit_began_s = time.monotonic()
+            # 1.
+            sent = await loop.run_in_executor(compute, self._snapshot)
+            if sent is None:
+                return
+            # 2.
+            began_s = time.perf_counter()
+            changelog_end = await loop.run_in_executor(self._thread, self._send, sent)
+            metrics.stage["commit"].observe(time.perf_counter() - began_s)
+            # 3.
+            await loop.run_in_executor(compute, self._keep, sent, changelog_end)
+            # 4.
+            self.committed = sent.positions
+
+    def _snapshot(self) -> _Sent | None:
+        open_ = self._open
+        if not open_.n_batches:
+            return None
+        began_s = time.perf_counter()
+        users, rows = self._columns.changed(open_.number)
+        self._open = _Open(Outputs(), number=open_.number + 1)
+        applied = Applied(
+            row_format=ROW_FORMAT,
+            partitions=self._settings.partitions,
+            sequence=self._sequence,
+            sources={s: SourcePosition(self._topic_ids[s], self.read[s]) for s in SOURCES},
+        )
+        if rows:
+            self._metrics.row_bytes.set(sum(map(len, rows)) / len(rows))
+        self._metrics.stage["emit"].observe(time.perf_counter() - began_s)
+        return _Sent(
+            open_.outputs,
+            users,
+            rows,
+            applied_record.encode(applied),
+            dict(self.read),
+            open_.number,
+            np.concatenate(open_.published_ms) if open_.published_ms else np.empty(0, np.int64),
+        )
+
+    def _send(self, sent: _Sent) -> int:
+        """At least once, in three steps, each begun when the one before is acknowledged (rule 21).
+
+        1. Offers, decisions and dead letters. Rows first would lose an offer: after a crash the row's fence would skip its event.
+        2. Rows.
+        3. The applied record. It speaks for rows that must be there.
+
+        Returns:
+            The changelog's offset behind the applied record.
+        """
+        settings, producer = self._settings, self._producer
+        # 1.
+        sent.outputs.send(producer, settings)
+        producer.flush()
+        if len(sent.published_ms):
+            now_ms = time.time_ns() // 1_000_000
+            for published_ms in sent.published_ms.tolist():
+                self._metrics.offer_latency.observe((now_ms - published_ms) / 1000)
+        # 2.
+        if sent.rows:
+            producer.send(settings.changelog, sent.users, sent.rows)
+            producer.flush()
+        # 3.
+        return self._applied_producer.send_last(settings.changelog, applied_record.KEY, sent.applied) + 1
+
+    def _keep(self, sent: _Sent, changelog_end: int) -> None:
+        began_s = time.perf_counter()
+        store = self._store
+        store.put(zip(sent.users, sent.rows, strict=True), changelog_end)
+        store.put([(applied_record.KEY, sent.applied)], changelog_end)
+        self._columns.stored(sent.number)
+        self.changelog_end = changelog_end
+        if store.flushed_s_ago * 1000 > self._settings.store_flush_interval_ms:
+            store.flush()
+        self._metrics.stage["store"].observe(time.perf_counter() - began_s)
+
+    # --- letting go -------------------------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Wait for the batch in work and commit it."""
+        async with self._apply_lock:
+            await self.commit()
+
+    def rows_stored(self) -> int:
+        """Estimate of the rows in the local store."""
+        return self._store.rows_estimated()
+
+    def rows_hot(self) -> int:
+        """Rows in memory."""
+        return len(self._columns)
+
+    async def drop(self, *, keep_store: bool = True) -> None:
+        """Let go of everything; what is not committed is forgotten, the next owner reads it again."""
+        if self._commit_task is not None:
+            self._commit_task.cancel()
+            await asyncio.gather(self._commit_task, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._producer.close)
+        await loop.run_in_executor(self._thread, self._applied_producer.close)
+        await loop.run_in_executor(self._shared.compute, self._store.close if keep_store else self._store.abandon)
+        self._thread.shutdown(wait=False)

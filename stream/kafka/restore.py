@@ -1,0 +1,87 @@
+"""Bulk restore: the changelog's tail into the local store, with a reader of our own."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from stream.errors import PartitionError, StoreCorrupt
+from stream.kafka.store import Store
+from stream.settings import Settings, client_id
+
+logger = logging.getLogger(__name__)
+
+_BULK = 10_000
+
+
+def restore(store: Store, settings: Settings, partition: int, log: tuple[int, int], count: Callable[[int], None]) -> int:
+    """Read the changelog from where the store stands to its end.
+
+    Done means that the reader's position has reached the end, not that the last record was seen: the log has holes where transaction
+    markers and compacted records were.
+
+    Args:
+        store: changed.
+        settings: brokers, changelog, time-out.
+        partition: of the changelog.
+        log: (first offset, last stable offset) of it.
+        count: called with the number of records of each bulk: progress.
+
+    Returns:
+        Records read.
+
+    Raises:
+        StoreCorrupt: the store stands beyond the end of the log: it belongs to a changelog that lost its end.
+        PartitionError: nothing arrived for `restore_timeout_ms`.
+    """
+    topic, end = settings.changelog, log[1]
+    if store.changelog_offset > end:
+        raise StoreCorrupt(f"{store.path}: stands at offset {store.changelog_offset} of {topic}[{partition}], which ends at {end}")
+    position = max(store.changelog_offset, log[0])
+    if position >= end:
+        return 0
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.bootstrap,
+            "client.id": f"{client_id(settings)}-restore-{partition}",
+            "group.id": f"{settings.app_id}-restore",  # never joined, never committed to
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 50,
+            "fetch.max.bytes": 32 << 20,
+            "max.partition.fetch.bytes": 16 << 20,
+            "queued.min.messages": 200_000,
+            "queued.max.messages.kbytes": 64 << 10,
+        }
+    )
+    n = 0
+    heard_at_s = time.monotonic()
+    try:
+        consumer.assign([TopicPartition(topic, partition, position)])
+        while position < end:
+            messages = consumer.consume(_BULK, timeout=0.2)
+            records = []
+            for message in messages:
+                error = message.error()
+                if error is None:
+                    records.append((message.key(), message.value()))
+                elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's public constant
+                    raise PartitionError(f"restore of {topic}[{partition}] at offset {position}: {error.str()}")
+                position = message.offset() + (error is None)
+            if messages:
+                heard_at_s = time.monotonic()
+                store.put(records, position)
+                n += len(records)
+                count(len(records))
+            elif time.monotonic() - heard_at_s > settings.restore_timeout_ms / 1000:
+                raise PartitionError(
+                    f"restore of {topic}[{partition}] stands at offset {position} of {end}: nothing read for {settings.restore_timeout_ms} ms"
+                )
+    finally:
+        consumer.close()
+    store.write()
+    return n

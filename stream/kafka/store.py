@@ -1,0 +1,200 @@
+"""The local store: every row of one partition in RocksDB, behind the columns.
+
+It holds what was sent, byte for byte, and where in the changelog that ends. There is no write-ahead log, for the changelog is one: after
+a kill the store stands at its last flush and the partition replays the changelog from there.
+
+Rows are kept back in memory first (`pending`) and written when they have grown to some megabytes: a user who is active now costs one
+RocksDB write for many changes. A pending row is as good as a stored one to every reader.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+
+from stream.core.row import ROW_FORMAT
+from stream.errors import StoreCorrupt
+from stream.kafka import applied as applied_record
+
+logger = logging.getLogger(__name__)
+
+_OFFSET_KEY = b"\xff\x01"  # next changelog offset to read; no user id is like it
+_IDENTITY_FILE = "identity.json"
+
+WRITE_BUFFER_BYTES = 32 << 20
+
+
+def shared_cache(n_bytes: int) -> Cache:
+    """One block cache for all stores of a worker."""
+    return Cache(n_bytes)
+
+
+def _options(cache: Cache) -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_max_write_buffer_number(3)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_max_background_jobs(2)
+    options.set_max_log_file_size(1 << 20)
+    options.set_keep_log_file_num(2)
+    options.set_max_total_wal_size(1 << 20)
+    options.set_level_compaction_dynamic_level_bytes(True)
+    table = BlockBasedOptions()
+    table.set_block_cache(cache)
+    table.set_block_size(16 << 10)
+    table.set_bloom_filter(10, False)  # most look-ups of a cold user are for one who is not there
+    table.set_cache_index_and_filter_blocks(True)
+    options.set_block_based_table_factory(table)
+    return options
+
+
+class Store:
+    """Rows by user id, the applied record and the changelog offset, all of one moment."""
+
+    def __init__(self, path: Path, identity: dict[str, Any], cache: Cache, pending_bytes_max: int) -> None:
+        """Open the store, or make it.
+
+        Args:
+            path: its folder, of its own.
+            identity: what it must belong to: cluster, changelog topic id, partitions. Kept beside the database.
+            cache: see `shared_cache`.
+            pending_bytes_max: rows kept back before they are written.
+
+        Raises:
+            StoreCorrupt: it belongs to something else, was written in another row format, or cannot be opened.
+        """
+        self.path = path
+        identity = {**identity, "row_format": ROW_FORMAT}
+        identity_file = path / _IDENTITY_FILE
+        if path.exists() and any(path.iterdir()):
+            try:
+                found = json.loads(identity_file.read_text())
+            except (OSError, ValueError) as e:
+                raise StoreCorrupt(f"{path}: no readable {_IDENTITY_FILE} ({e})") from e
+            if found != identity:
+                raise StoreCorrupt(f"{path}: belongs to {found}, wanted {identity}")
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            identity_file.write_text(json.dumps(identity))
+        self._write_options = WriteOptions()
+        self._write_options.disable_wal = True
+        try:
+            self._db = Rdict(str(path / "rows"), _options(cache))
+            offset = self._db.get(_OFFSET_KEY)
+            self.applied: bytes | None = self._db.get(applied_record.KEY)
+        except Exception as e:  # rocksdict raises bare Exception for every RocksDB status
+            raise StoreCorrupt(f"{path}: RocksDB: {e}") from e
+        self._db.set_write_options(self._write_options)
+        self.changelog_offset = int.from_bytes(offset, "big") if offset else 0
+        self._pending: dict[bytes, bytes | None] = {}
+        self._pending_bytes = 0
+        self._pending_bytes_max = pending_bytes_max
+        self._flushed_at_s = time.monotonic()
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Packed rows, None where there is none, in order."""
+        pending = self._pending
+        found: list[bytes | None] = [pending.get(key) for key in keys]
+        absent = [i for i, row in enumerate(found) if row is None and keys[i] not in pending]
+        if absent:
+            try:
+                stored = self._db.get([keys[i] for i in absent])
+            except Exception as e:  # see __init__
+                raise StoreCorrupt(f"{self.path}: RocksDB: {e}") from e
+            for i, row in zip(absent, stored, strict=True):
+                found[i] = row
+        return found
+
+    def put(self, records: Iterable[tuple[bytes, bytes | None]], changelog_offset: int) -> None:
+        """Take in changelog records, the applied record among them, up to `changelog_offset`; value None removes a row."""
+        for key, value in records:
+            if key == applied_record.KEY:
+                self.applied = value
+            else:
+                self._pending[key] = value
+                self._pending_bytes += len(key) + len(value or b"")
+        self.changelog_offset = changelog_offset
+        if self._pending_bytes > self._pending_bytes_max:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is pending to RocksDB: rows, applied record and offset in one WriteBatch."""
+        batch = WriteBatch(raw_mode=True)
+        for key, value in self._pending.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        if self.applied is not None:
+            batch.put(applied_record.KEY, self.applied)
+        batch.put(_OFFSET_KEY, self.changelog_offset.to_bytes(8, "big"))
+        self._db.write(batch)
+        self._pending = {}
+        self._pending_bytes = 0
+
+    def flush(self) -> None:
+        """Make everything durable: what a restart after a kill replays begins here."""
+        self.write()
+        self._db.flush()
+        self._flushed_at_s = time.monotonic()
+
+    @property
+    def flushed_s_ago(self) -> float:
+        """Seconds since the last flush."""
+        return time.monotonic() - self._flushed_at_s
+
+    def rows_estimated(self) -> int:
+        """RocksDB's own estimate of how many rows it holds, the pending ones on top."""
+        return int(self._db.property_int_value("rocksdb.estimate-num-keys") or 0) + len(self._pending)
+
+    def items(self) -> Iterable[tuple[bytes, bytes]]:
+        """Every row, for tools and tests: (user id, packed row)."""
+        self.write()
+        for key, value in self._db.items():
+            if not key.startswith(b"\xff"):
+                yield key, value
+
+    def close(self) -> None:
+        """Flush and let go of the folder."""
+        self.flush()
+        self._db.close()
+
+    def abandon(self) -> None:
+        """Let go of the folder without writing what is pending."""
+        self._db.close()
+
+
+def set_aside(path: Path, why: Exception) -> None:
+    """Move a bad store out of the way, loudly. One is kept, for whoever looks into it."""
+    aside = path.with_name(f"{path.name}.set-aside")
+    logger.error("local store set aside as %s, restoring from the changelog: %s", aside, why)
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def open_or_set_aside(
+    path: Path, identity: dict[str, Any], cache: Cache, pending_bytes_max: int, age_max_s: float
+) -> Store:
+    """A store that can be trusted: a bad one, or one not written to for `age_max_s`, is set aside and an empty one takes its place."""
+    try:
+        age_s = time.time() - _written_at_s(path)
+        if age_s > age_max_s:
+            raise StoreCorrupt(f"{path}: last written {age_s:.0f} s ago, older than {age_max_s:.0f} s")
+        return Store(path, identity, cache, pending_bytes_max)
+    except StoreCorrupt as e:
+        set_aside(path, e)
+        return Store(path, identity, cache, pending_bytes_max)
+
+
+def _written_at_s(path: Path) -> float:
+    """When the store was last written to, by the clock of its files; now where there is none."""
+    return max((f.stat().st_mtime for f in (path / "rows").glob("*")), default=time.time())
+
+

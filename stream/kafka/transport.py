@@ -1,0 +1,221 @@
+"""Faust's transport, replaced: an agent gets one batch of one partition instead of one event.
+
+Registered as a Faust transport (entry point `faust.transports`, URL scheme `offerstream://`), built on Faust's aiokafka driver. Three
+things differ from it:
+
+- `getmany` bundles what one poll brought into batches, one partition each, over all source topics, bounded in rows and bytes.
+- Where to read on, and what may be committed, the partitions say (`PartitionsT`). Faust's own acks decide nothing: it acks what it skips.
+- Sources are read read_committed, and no offset is ever reset silently: a position outside the log is an error.
+
+Between two batches no record may be lost: one that was taken from the fetcher and not handed on is read again, because every resumption
+seeks to the partitions' own positions first.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import aiokafka
+from aiokafka.structs import ConsumerRecord, TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+
+from stream.core.events import SOURCES
+
+
+class EventBatch(NamedTuple):
+    """What one poll brought of one partition."""
+
+    partition: int
+    records: dict[str, list[ConsumerRecord[bytes, bytes]]]
+    """By source (`SOURCES`), in offset order."""
+    more_waits: bool
+    """Whether the broker holds further records for this partition: then commits may wait for company."""
+
+    @property
+    def n_records(self) -> int:
+        """Records of all sources."""
+        return sum(map(len, self.records.values()))
+
+
+class PartitionsT(Protocol):
+    """What the transport asks the partitions (implemented by `stream.kafka.partition.Partitions`)."""
+
+    batch_rows: int
+    batch_bytes: int
+    source_of: Mapping[str, str]
+    """Full topic name to source."""
+
+    def positions(self) -> Mapping[TP, int]:
+        """Next offset to read of every source partition that is open here."""
+
+    def committable(self) -> Mapping[TP, int]:
+        """Next offset to process after what is safely stored, of every source partition that is open here."""
+
+    async def drain(self) -> None:
+        """Finish what is in work, within bounds."""
+
+
+def bundle(
+    records: Mapping[TP, list[ConsumerRecord[bytes, bytes]]],
+    source_of: Mapping[str, str],
+    rows_max: int,
+    bytes_max: int,
+    more_waits: Iterable[int] = (),
+) -> Iterator[EventBatch]:
+    """Make batches of one poll: each of one partition, all its topics together, in offset order, within bounds.
+
+    Partitions take turns, so that a long one does not hold the others up. A record larger than `bytes_max` makes a batch of its own.
+    """
+    waiting = set(more_waits)
+    by_partition: dict[int, list[ConsumerRecord[bytes, bytes]]] = defaultdict(list)
+    for tp in sorted(records):
+        by_partition[tp.partition].extend(records[tp])
+    pieces = {p: _cut(found, rows_max, bytes_max) for p, found in by_partition.items()}
+    while pieces:
+        for partition in list(pieces):
+            piece = pieces[partition].pop(0)
+            last = not pieces[partition]
+            if last:
+                del pieces[partition]
+            by_source: dict[str, list[ConsumerRecord[bytes, bytes]]] = defaultdict(list)
+            for record in piece:
+                by_source[source_of[record.topic]].append(record)
+            yield EventBatch(partition, dict(by_source), more_waits=not last or partition in waiting)
+
+
+def _cut(
+    records: list[ConsumerRecord[bytes, bytes]], rows_max: int, bytes_max: int
+) -> list[list[ConsumerRecord[bytes, bytes]]]:
+    pieces = []
+    start = size = 0
+    for i, record in enumerate(records):
+        n = len(record.value) if record.value else 0
+        if i > start and (i - start >= rows_max or size + n > bytes_max):
+            pieces.append(records[start:i])
+            start, size = i, 0
+        size += n
+    pieces.append(records[start:])
+    return pieces
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's consumer thread with a stricter consumer."""
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # The driver takes neither as a setting. Both are read when the consumer starts.
+        consumer._isolation_level = "read_committed"  # noqa: SLF001
+        consumer._auto_offset_reset = "none"  # noqa: SLF001
+        consumer._fetch_max_wait_ms = 500  # noqa: SLF001
+        return consumer
+
+    def waits(self, tp: TP) -> bool:
+        """Whether the log of `tp` goes on behind what was read, as far as the last fetch knew."""
+        state = self._ensure_consumer()._subscription.subscription.assignment.state_value(TopicPartition(*tp))  # noqa: SLF001
+        return state is not None and state.has_valid_position and state.lso is not None and state.position < state.lso
+
+    def lag(self) -> dict[TP, int]:
+        """Last stable offset by source partition, where a fetch has told it."""
+        subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001
+        assignment = subscription.assignment if subscription else None
+        if assignment is None:
+            return {}
+        states = {TP(*tp): assignment.state_value(tp) for tp in assignment.tps}
+        return {tp: s.lso for tp, s in states.items() if s is not None and s.lso is not None}
+
+
+class Consumer(driver.Consumer):
+    """Hands on batches; asks the partitions where to read and what to commit."""
+
+    _thread: ConsumerThread
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def partitions(self) -> PartitionsT:
+        """Set on the app by the composition root."""
+        found: PartitionsT = self.app.partitions
+        return found
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
+        """Batches of the next poll, with the offset of their last record.
+
+        A poll that ends while the flow is stopped, or in another generation, is dropped whole: what resumes the flow seeks.
+        """
+        records, _ = await self._wait_next_records(timeout)
+        generation = self.app.consumer_generation_id
+        if not records or self.should_stop:
+            return
+        if not self.flow_active:
+            await self.perform_seek()
+            return
+        partitions = self.partitions
+        wanted = {tp: found for tp, found in records.items() if tp.topic in partitions.source_of}
+        # The set of active partitions may have changed during the poll: what was paused meanwhile is read again later.
+        taken = {tp for tp in wanted if tp in self._active_partitions or tp in self._buffered_partitions}
+        if len(taken) < len(wanted):
+            await self._seek_to({tp: found[0].offset for tp, found in wanted.items() if tp not in taken})
+        waiting = {tp.partition for tp in taken if self._thread.waits(tp)}
+        batches = bundle(
+            {tp: wanted[tp] for tp in taken}, partitions.source_of, partitions.batch_rows, partitions.batch_bytes, waiting
+        )
+        for batch in batches:
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                return
+            last = next(iter(batch.records.values()))[-1]
+            tp = TP(last.topic, last.partition)
+            yield (
+                tp,
+                ConsumerMessage(
+                    last.topic,
+                    last.partition,
+                    last.offset,
+                    last.timestamp / 1000,
+                    last.timestamp_type,
+                    [],
+                    None,
+                    batch,
+                    None,
+                    0,
+                    0,
+                    tp,
+                    generation_id=generation,
+                ),
+            )
+
+    async def perform_seek(self) -> None:
+        """Seek every source partition to where its rows stand."""
+        assigned = self.assignment()
+        await self._seek_to({tp: offset for tp, offset in self.partitions.positions().items() if tp in assigned})
+
+    async def _seek_to(self, positions: Mapping[TP, int]) -> None:
+        if positions:
+            await self._thread.seek_wait(positions)
+        for tp, offset in positions.items():
+            # The offset of the last message handed on: anything from the position on is new.
+            self._read_offset[tp] = offset or None
+
+    def _filter_committable_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """What the partitions say, whatever Faust believes is acked."""
+        return {tp: offset for tp, offset in self.partitions.committable().items() if self._should_commit(tp, offset)}
+
+    async def wait_empty(self) -> None:
+        """Finish what is in work, bounded, and commit: called when partitions are revoked and when the worker stops."""
+        await self.partitions.drain()
+        await self.commit_and_end_transactions()
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Nothing: progress is watched by `stream.health`; the driver's check only logs, and looks at acks."""
+
+    def log_ends(self) -> dict[TP, int]:
+        """Last stable offset by source partition, as far as fetches have told."""
+        return self._thread.lag()
+
+
+class Transport(driver.Transport):
+    """The driver's transport with our consumer."""
+
+    Consumer: ClassVar[type[Consumer]] = Consumer
+    driver_version = f"offerstream on aiokafka={aiokafka.__version__}"

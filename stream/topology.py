@@ -1,0 +1,93 @@
+"""Offerstream on one page.
+
+    clickstream ─┐
+    orders ──────┤                one batch of one partition at a time
+    feedback ────┼──> decode ──> absorb ──> score ──> decide ──> emit ──> commit ──> persist
+    redemptions ─┤    columns    rows       ONNX      campaigns  offers    Kafka      RocksDB
+    customers ───┘                                               decisions
+
+`connect` is the Faust app: what it reads and what it does with it. `process` is what happens to the events of one batch; it is pure.
+Around it, `stream.kafka.partition` decodes before and commits after, and `stream.core` knows what an event does to a row.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import faust
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.absorb import Events, absorb
+from stream.core.decide import DECISION, Decisions, decide
+from stream.core.fold import turns
+from stream.core.row import N_FEATURES, Rows
+from stream.core.events import SOURCES
+from stream.kafka.control import Control, InForce
+from stream.kafka.partitions import Partitions
+from stream.scoring.model import unscored
+from stream.settings import Settings
+
+
+def connect(app: faust.App, partitions: Partitions, control: Control, settings: Settings) -> None:
+    """Declare what the app reads, the table that its rows are, and what it does with each batch."""
+    events = app.topic(
+        *(settings.topic(source) for source in SOURCES),
+        acks=False,  # what is committed, the partitions decide
+        value_serializer="raw",
+        key_serializer="raw",
+    )
+    app.Table("rows", partitions=settings.partitions, key_type=bytes, value_type=bytes)
+
+    @app.agent(events, name="offers")
+    async def offers(stream: faust.Stream) -> None:
+        async for batch in stream:
+            await partitions[batch.partition].apply(batch, control.in_force())
+
+
+class Outcome(NamedTuple):
+    """What became of N events; the rows have changed in place."""
+
+    steps: NDArray[np.uint8]
+    """[N, F]: what the model saw of each."""
+    row_seqs: NDArray[np.uint64]
+    """[N]: number of the step in its user's row."""
+    decisions: Decisions
+    """[N]."""
+
+
+def process(
+    events: Events,
+    slots: NDArray[np.int64],
+    rows: Rows,
+    in_force: InForce,
+    now_ms: int,
+    draws: NDArray[np.float64],
+    offer_max_age_ms: int,
+    lap: Callable[[str], None],
+) -> Outcome:
+    """Absorb, score and decide one batch. Same input, same output.
+
+    Args:
+        events: EVENT [N], fenced, without duplicates, in the order in which they apply.
+        slots: [N], each event's row.
+        rows: ROW [any], all rows of the partition that are in memory; changed in place.
+        in_force: model and campaigns.
+        now_ms: time of the decisions.
+        draws: [N], in [0, 1).
+        offer_max_age_ms: an older trigger gets no offer.
+        lap: called with the name of each stage as it ends.
+    """
+    steps = np.zeros((len(events), N_FEATURES), np.uint8)
+    row_seqs = np.zeros(len(events), np.uint64)
+    decisions = np.zeros(len(events), DECISION)
+    for turn in turns(events, slots, rows):  # one round: each user at most once
+        steps[turn.at] = step = absorb(turn.events, turn.rows)
+        lap("absorb")
+        scores = in_force.model.score(step, turn.rows) if in_force.model else unscored(turn.rows)
+        lap("score")
+        decisions[turn.at] = decide(
+            turn.events, turn.rows, scores, in_force.campaigns, now_ms, draws[turn.at], offer_max_age_ms
+        )
+        row_seqs[turn.at] = turn.rows["seq"]
+        lap("decide")
+    return Outcome(steps, row_seqs, decisions)
