@@ -98,6 +98,7 @@ def build(name: str, folder: Path, built: dict[str, Path]) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_what_the_image_installs_runs_a_worker(tmp_path: Path) -> None:
     """The worker's lock file is enough: a worker starts in what the build steps made and names a bad setting."""
     if shutil.which("sh") is None or shutil.which("sed") is None:
