@@ -279,7 +279,7 @@ def _offer_terms(
         currency=campaign.currency or currency,
         min_spend_minor=(arm.tiers[0][0] if arm.tiers else arm.min_spend_minor) or UNSET,
         max_discount_minor=arm.max_discount_minor or UNSET,
-        scope=campaign.scope,
+        scope={},  # the whole order: campaigns have no narrower one yet
         valid_from_ms=now_ms,
         valid_until_ms=now_ms + campaign.valid_for_ms,
         stacking_group=campaign.stacking_group,
