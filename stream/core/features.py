@@ -1,7 +1,8 @@
 """The step: what the model sees of one event, F small numbers.
 
-Each is stored as one unsigned byte and means `byte * scale`. Scales are powers of two, so the float32 value is exact, and quantities
-are put on a logarithmic scale by looking at the bits of a float, not by calling `log`: the same byte on every machine.
+Each is stored as one unsigned byte and means `byte * scale`. Scales are powers of two, so the float32 value is exact,
+and quantities are put on a logarithmic scale by looking at the bits of a float, not by calling `log`: the same byte on
+every machine.
 """
 
 from typing import NamedTuple
@@ -53,8 +54,8 @@ SCALES = np.array([f.scale for f in FEATURES], np.float32)
 def log2_eighths(n: NDArray[np.int64]) -> NDArray[np.uint8]:
     """log2(1 + n) in eighths, linear between powers of two, at most 255.
 
-    The exponent and the top three mantissa bits of the float64 1 + n are that number already (Mitchell, "Computer multiplication and
-    division using binary logarithms", 1962). Integer operations: exact on every machine.
+    The exponent and the top three mantissa bits of the float64 1 + n are that number already (Mitchell, "Computer
+    multiplication and division using binary logarithms", 1962). Integer operations: exact on every machine.
     """
     bits = (np.maximum(n, 0) + 1).astype(np.float64).view(np.int64)
     return np.minimum((bits >> 49) - (1023 << 3), 255).astype(np.uint8)

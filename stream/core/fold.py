@@ -1,8 +1,8 @@
 """Fold: a batch of events over an array of rows. The worker and the trainer both walk a batch through here.
 
-    for turn in turns(...):              one round: each row at most once
-        steps = absorb(turn.events, turn.rows)
-        ...                              the worker scores and decides here; the trainer keeps the steps
+for turn in turns(...):              one round: each row at most once
+    steps = absorb(turn.events, turn.rows)
+    ...                              the worker scores and decides here; the trainer keeps the steps
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.core.absorb import Events, absorb, is_duplicate, is_step, note
+from stream.core.absorb import Events, absorb, is_duplicate, is_step, note, remember
 from stream.core.rounds import plan
-from stream.core.row import N_FEATURES, Rows
+from stream.core.row import N_FEATURES, Rows, gather, scatter
 
 
 class Turn(NamedTuple):
@@ -37,25 +37,28 @@ def turns(events: Events, row: NDArray[np.int64], table: Rows) -> Iterator[Turn]
         row: [N], each event's row in `table`.
         table: ROW [any], changed in place when the last round is done.
     """
+    remember(events, row, table)
     step = is_step(events)
     if not step.all():
         at = np.flatnonzero(~step)
         planned = plan(row[at])
-        block = table[planned.rows]
+        block = gather(table, planned.rows)
         for round_, n in planned:
-            note(events[at[planned.order[round_]]], block[:n])
-        table[planned.rows] = block
+            note(gather(events, at[planned.order[round_]]), block[:n])
+        scatter(table, planned.rows, block)
     at = np.flatnonzero(step)
     planned = plan(row[at])
     order = at[planned.order]
-    events = events[order]
-    block = table[planned.rows]
+    events = gather(events, order)
+    block = gather(table, planned.rows)
     for round_, n in planned:
         yield Turn(order[round_], events[round_], block[:n])
-    table[planned.rows] = block
+    scatter(table, planned.rows, block)
 
 
-def fold(events: Events, row: NDArray[np.int64], table: Rows, chunk: int = 2_000) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def fold(
+    events: Events, row: NDArray[np.int64], table: Rows, chunk: int = 2_000
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Apply a whole log to rows, in the order given, and keep what a model would have seen.
 
     Args:
@@ -74,6 +77,6 @@ def fold(events: Events, row: NDArray[np.int64], table: Rows, chunk: int = 2_000
         new = ~is_duplicate(events[part], row[part], table)
         applied[part] = new
         at = start + np.flatnonzero(new)
-        for turn in turns(events[at], row[at], table):
+        for turn in turns(gather(events, at), row[at], table):
             steps[at[turn.at]] = absorb(turn.events, turn.rows)
     return steps, applied
