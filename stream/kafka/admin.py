@@ -165,9 +165,8 @@ def create_topics(settings: Settings) -> list[str]:
         )
         for name in missing
     ]
-    futures = admin_client(settings.bootstrap).create_topics(
-        new, operation_timeout=CREATE_TIMEOUT_S, request_timeout=CREATE_TIMEOUT_S
-    )
+    admin = admin_client(settings.bootstrap)  # must outlive its futures
+    futures = admin.create_topics(new, operation_timeout=CREATE_TIMEOUT_S, request_timeout=CREATE_TIMEOUT_S)
     refused = []
     for name, future in futures.items():
         try:
@@ -190,32 +189,36 @@ def check_topics(settings: Settings) -> list[str]:
     found = find_topics(settings.bootstrap, wanted)
     missing = [name for name in wanted if name not in found]
     problems = [_missing(missing)] if missing else []
-    for name, topic in found.items():
-        plan = wanted[name]
-        partitions = settings.partitions if plan.keyed_by_user else 1
-        if topic.partitions != partitions:
-            problems.append(_wrong_count(name, topic.partitions, partitions, plan))
-        problems += [
-            f"{name}: {key} is {topic.config.get(key)}, must be {_wanted(key, value)}: "
-            f"kafka-configs --alter --topic {name} --add-config {key}={value}"
-            for key, value in plan.config.items()
-            if key in CHECKED and not _suits(key, topic.config.get(key, ""), value)
-        ]
+    problems += _wrong_counts(found, wanted, settings.partitions)
+    problems += [
+        f"{name}: {key} is {topic.config.get(key)}, must be {_wanted(key, value)}: "
+        f"kafka-configs --alter --topic {name} --add-config {key}={value}"
+        for name, topic in found.items()
+        for key, value in wanted[name].config.items()
+        if key in CHECKED and not _suits(key, topic.config.get(key, ""), value)
+    ]
     return problems
 
 
-def _wrong_count(name: str, has: int, wanted: int, plan: Plan) -> str:
-    count = f"{name} has {has} partition{'' if has == 1 else 's'}, "
-    if not plan.keyed_by_user:
-        return (
-            f"{count}must have 1: its records are read in one order. Delete it, then `python -m stream topics create`."
-        )
-    few = "too few: " if has < wanted else ""
-    return (
-        f"{count}{few}OFFERSTREAM_PARTITIONS is {wanted}. All topics keyed by user have one count, fixed for life: if "
-        f"every topic has {has}, set OFFERSTREAM_PARTITIONS={has}; else delete this one, then "
-        "`python -m stream topics create`."
-    )
+def _wrong_counts(found: dict[str, Found], wanted: dict[str, Plan], partitions: int) -> list[str]:
+    """A line for each count of partitions that should not be, naming all topics that have it."""
+    names_by_count: dict[tuple[bool, int], list[str]] = {}
+    for name, topic in found.items():
+        names_by_count.setdefault((wanted[name].keyed_by_user, topic.partitions), []).append(name)
+    problems = []
+    for (keyed_by_user, has), names in sorted(names_by_count.items()):
+        line = f"{has} partition{'' if has == 1 else 's'} in {', '.join(names)}: "
+        if not keyed_by_user and has != 1:
+            problems.append(
+                f"{line}must be 1, these are read in one order. Delete, then `python -m stream topics create`."
+            )
+        elif keyed_by_user and has != partitions:
+            problems.append(
+                f"{line}too {'few' if has < partitions else 'many'}, OFFERSTREAM_PARTITIONS is {partitions}. All topics "
+                f"keyed by user have one count, fixed for life: if all have {has}, set OFFERSTREAM_PARTITIONS={has}; else "
+                "delete these, then `python -m stream topics create`."
+            )
+    return problems
 
 
 def _suits(key: str, has: str, wanted: str) -> bool:
@@ -298,7 +301,7 @@ def _report(settings: Settings, good: str) -> None:
 
 def _keeps(config: dict[str, str]) -> str:
     if "compact" in config["cleanup.policy"]:
-        return "the latest of each key"
+        return "latest of each key"
     retention_ms = int(config["retention.ms"])
     return "everything" if retention_ms < 0 else f"{retention_ms / _DAY_MS:g} days"
 
@@ -311,14 +314,14 @@ def list_(bootstrap: str | None, topic_prefix: str | None, as_json: bool) -> Non
     settings = settings_from(bootstrap=bootstrap, topic_prefix=topic_prefix)
     wanted = plans(settings)
     found = find_topics(settings.bootstrap, wanted)
-    table = Table("topic", "partitions", "copies", "keeps", "id")
+    table = Table("topic", "partitions", "copies", "keeps")
     for name in wanted:
         topic = found.get(name)
         if as_json:
             click.echo(json.dumps({"topic": name, "exists": topic is not None} | (topic._asdict() if topic else {})))
         elif topic is None:
-            table.add_row(name, "missing", "", "", "")
+            table.add_row(name, "missing", "", "")
         else:
-            table.add_row(name, str(topic.partitions), str(topic.replication), _keeps(topic.config), topic.id)
+            table.add_row(name, str(topic.partitions), str(topic.replication), _keeps(topic.config))
     if not as_json:
         Console().print(table)
