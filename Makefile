@@ -8,6 +8,8 @@ PYTEST := $(PY) -m pytest
 # Ctrl-C reaches make and what it runs at once; a target that was cut short is not taken for done.
 .DELETE_ON_ERROR:
 .SUFFIXES:
+# For programs that load onnxruntime before anything of ours (stream/__init__.py says why).
+export ORT_DISABLE_TELEMETRY := 1
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 .PHONY: help
