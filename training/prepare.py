@@ -26,6 +26,9 @@ FLAG_VALUES = np.array([byte * SCALES[at] for byte, at in zip(FLAGS.values(), FL
 N_CODES = 256
 """Every byte has a place in the tables, so no step, however odd, can index outside of them."""
 
+DEVIATION_MAX = 8.0
+"""Standardised values are cut here: what lies further out than any training step must not drive the network."""
+
 _STEADY = 1e-6
 """A variance below this is that of a constant: such a feature is left unscaled, else an unseen value would explode."""
 

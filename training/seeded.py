@@ -16,7 +16,7 @@ from stream.core.features import FEATURES, dequantise
 from stream.core.row import N_FEATURES
 from stream.scoring.artefact import KIND_RECURRENT, Metadata, features_hash
 from training.artefact import golden_examples, with_metadata
-from training.prepare import FLAG_VALUES, FLAGGED, HOUR, KIND, hour_table, kind_table, standard
+from training.prepare import DEVIATION_MAX, FLAG_VALUES, FLAGGED, HOUR, KIND, hour_table, kind_table, standard
 
 N_UNITS = 50
 OPSET = 17
@@ -72,6 +72,8 @@ def _graph(rng: np.random.Generator, steps: NDArray[np.uint8], n_arms: int) -> A
         "flag_values": FLAG_VALUES,
         "mean": mean,
         "deviation": np.sqrt(variance),
+        "lowest": np.array(-DEVIATION_MAX, np.float32),
+        "highest": np.array(DEVIATION_MAX, np.float32),
         "time_axis": np.array([0], np.int64),
         "w": drawn(1, 4 * N_UNITS, n_prepared),
         "r": drawn(1, 4 * N_UNITS, N_UNITS),
@@ -91,7 +93,8 @@ def _graph(rng: np.random.Generator, steps: NDArray[np.uint8], n_arms: int) -> A
         node("Equal", ["flagged", "flag_values"], ["unknown"]),
         node("Cast", ["unknown"], ["flags"], to=TensorProto.FLOAT),
         node("Sub", ["x", "mean"], ["centred"]),
-        node("Div", ["centred", "deviation"], ["standard"]),
+        node("Div", ["centred", "deviation"], ["deviations"]),
+        node("Clip", ["deviations", "lowest", "highest"], ["standard"]),
         node("Concat", ["kind_hot", "hour_angle", "flags", "standard"], ["prepared"], axis=1),
         node("Unsqueeze", ["prepared", "time_axis"], ["sequence"]),
         node("Unsqueeze", ["h", "time_axis"], ["h_before"]),

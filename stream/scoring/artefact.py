@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from stream.core.features import FEATURES
 from stream.core.row import N_FEATURES, N_STATE
+from stream.errors import OfferstreamError
 
 METADATA_KEY = "offerstream"
 """Where in the ONNX file's metadata map our JSON stands."""
@@ -59,7 +60,7 @@ class Refusal(StrEnum):
     SHA256_DIFFERS = "sha256_differs"
 
 
-class ModelRefused(Exception):  # noqa: N818  the protocol's word: the old model goes on
+class ModelRefused(OfferstreamError):  # noqa: N818  the protocol's word: the old model goes on
     """A model must not be taken over; the one in force goes on.
 
     Attributes:

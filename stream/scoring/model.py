@@ -133,16 +133,8 @@ def load(data: bytes, golden_tolerance: float = GOLDEN_TOLERANCE) -> Model:
     Raises:
         ModelRefused: with the first reason found.
     """
-    # 1.
-    if len(data) > MODEL_BYTES_MAX:
-        raise ModelRefused(Refusal.TOO_LARGE, f"{len(data)} bytes; at most {MODEL_BYTES_MAX}")
-    # 2.
-    try:
-        session = open_session(data)
-    except Exception as error:  # the runtime's exceptions share no base class below this
-        raise ModelRefused(Refusal.NOT_ONNX, f"the runtime does not accept {len(data)} bytes: {error}") from error
-    # 3.
-    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
+    # 1., 2., 3.
+    session, metadata = _open(data)
     # 4.
     _check_io(session, metadata)
     # 5., 6.
@@ -155,6 +147,28 @@ def load(data: bytes, golden_tolerance: float = GOLDEN_TOLERANCE) -> Model:
     except Exception as error:  # as above: shapes that only show when it runs
         raise ModelRefused(Refusal.IO_DIFFER, f"the graph does not run as a single step: {error}") from error
     return model
+
+
+def read_metadata(data: bytes) -> Metadata:
+    """What a model file says of itself; whether it is true is not looked at.
+
+    Raises:
+        ModelRefused: the file is too large or not ONNX, or its metadata cannot be read.
+    """
+    return _open(data)[1]
+
+
+def _open(data: bytes) -> tuple[Session, Metadata]:
+    # 1.
+    if len(data) > MODEL_BYTES_MAX:
+        raise ModelRefused(Refusal.TOO_LARGE, f"{len(data)} bytes; at most {MODEL_BYTES_MAX}")
+    # 2.
+    try:
+        session = open_session(data)
+    except Exception as error:  # the runtime's exceptions share no base class below this
+        raise ModelRefused(Refusal.NOT_ONNX, f"the runtime does not accept {len(data)} bytes: {error}") from error
+    # 3.
+    return session, parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
 
 
 def _check_io(session: Session, metadata: Metadata) -> None:

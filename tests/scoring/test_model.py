@@ -49,7 +49,7 @@ def naive_step(
     hot = [1.0 if k == kind else 0.0 for k in range(20)]
     angle = 2 * np.pi * hour / 24
     flags = [float(step[2] == 255), float(step[14] == 0)]
-    standard = (x - constants["mean"]) / constants["deviation"]
+    standard = np.clip((x - constants["mean"]) / constants["deviation"], -8, 8)
     prepared = np.concatenate([hot, [float(late)], [np.sin(angle), np.cos(angle)], flags, standard])
     z = constants["w"][0] @ prepared + constants["r"][0] @ h + constants["b"][0, :200] + constants["b"][0, 200:]
     i, o, f = (1 / (1 + np.exp(-z[g * N_UNITS : (g + 1) * N_UNITS])) for g in range(3))

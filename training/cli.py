@@ -1,0 +1,312 @@
+"""`python -m training`: from events to a model that workers take over."""
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from stream.errors import OfferstreamError
+from stream.scoring.model import load
+
+# ruff: noqa: PLC0415  TensorFlow takes five seconds: what needs it, or onnx, is imported where it is used
+
+HORIZONS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+bootstrap_option = click.option(
+    "--bootstrap",
+    envvar="KAFKA_BOOTSTRAP",
+    default="127.0.0.1:9092",
+    show_default=True,
+    help="Kafka brokers, host:port, comma-separated (KAFKA_BOOTSTRAP).",
+)
+prefix_option = click.option(
+    "--topic-prefix",
+    envvar="OFFERSTREAM_TOPIC_PREFIX",
+    default="",
+    help="Before the name of every topic (OFFERSTREAM_TOPIC_PREFIX).",
+)
+
+
+class Duration(click.ParamType):
+    """A length of time as people write it: 90s, 30m, 1h, 7d; milliseconds in code."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        """Milliseconds."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,9})([smhd])", str(value).strip())
+        if found is None or int(found[1]) == 0:
+            self.fail(f"{value!r} is no length of time such as 90s, 30m, 1h or 7d", param, ctx)
+        return int(found[1]) * HORIZONS_MS[found[2]]
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Expected errors as one message and their exit code.
+
+    Raises:
+        click.ClickException: with that message.
+    """
+    try:
+        yield
+    except OfferstreamError as error:
+        said = click.ClickException(str(error))
+        said.exit_code = error.exit_code
+        raise said from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")) from error
+
+
+@click.group(
+    context_settings=CONTEXT,
+    epilog="""\b
+Examples:
+  python -m training run --events 127.0.0.1:9092 --out var/model
+  python -m training run --events log.csv.gz --format taobao --out var/model
+  python -m training publish var/model/model.onnx
+  python -m training models list
+""",
+)
+@click.version_option(package_name="offerstream")
+def cli() -> None:
+    """Make models from events, and hand them to the workers."""
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  python -m training run --events 127.0.0.1:9092 --out var/model
+  python -m training run --events log.csv.gz --format taobao --out var/model --horizon 1h
+  python -m training run --events shop.csv --format mapping.yaml --out var/model --quick
+"""
+)
+@click.option(
+    "--events", required=True, metavar="SOURCE", help="A broker (host:port), or with --format a recorded log."
+)
+@click.option("--format", "format_", metavar="NAME", help="Of the recorded log; or the path of a mapping file (.yaml).")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
+@click.option("--horizon", type=Duration(), default="1h", show_default=True, help="How far ahead a purchase counts.")
+@click.option("--model", "architecture", default="lstm", show_default=True, help="Which network.")
+@click.option("--epochs", type=click.IntRange(1, 1_000), help="At most; training stops by itself when it gets worse.")
+@click.option("--quick", is_flag=True, help="A few epochs: for demonstrations.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=1, show_default=True, help="Of all that is drawn.")
+@click.option("--currency", envvar="OFFERSTREAM_CURRENCY", default="", help="Of amounts (OFFERSTREAM_CURRENCY).")
+@prefix_option
+def run(
+    events: str,
+    format_: str | None,
+    out: Path,
+    horizon: int,
+    architecture: str,
+    epochs: int | None,
+    quick: bool,
+    seed: int,
+    currency: str,
+    topic_prefix: str,
+) -> None:
+    """Train on events; write model.onnx and metrics.json.
+
+    Every event is a decision point, its label a purchase of that user within the horizon. A fifth of the users is kept
+    apart and never trained on: the figures are theirs.
+    """
+    from training.sources import read_file, read_topics
+
+    console = Console(stderr=True)
+    with told():
+        if format_ is None and not _is_broker(events):
+            what = (
+                "a file: say what it is by --format"
+                if Path(events).exists()
+                else "neither a file nor a broker (host:port)"
+            )
+            raise click.UsageError(f"--events {events} is {what}")
+        with _progress(console) as progress:
+            reading = progress.add_task("reading", total=None)
+
+            def advanced(done: int, total: int) -> None:
+                progress.update(reading, completed=done, total=total or None)
+
+            if format_ is None:
+                log, counts = read_topics(events, topic_prefix, currency, advanced)
+            else:
+                log, counts = read_file(events, format_, currency, advanced)
+        console.print(
+            f"{counts.events} events of {len(log.users)} users; {counts.dead} refused, {counts.broken} broken lines, "
+            f"{counts.left_out} left out"
+        )
+        if counts.first_problem:
+            console.print(f"the first that was not usable: {counts.first_problem}", style="yellow", markup=False)
+        _train(console, log, horizon, architecture, epochs, seed, out, quick=quick)
+
+
+def _train(
+    console: Console,
+    log: Any,  # noqa: ANN401
+    horizon_ms: int,
+    architecture: str,
+    epochs: int | None,
+    seed: int,
+    out: Path,
+    *,
+    quick: bool,
+) -> None:
+    _quiet_tensorflow()
+    from training.errors import TrainingError
+
+    if not len(log.events):
+        raise TrainingError("there are no events to learn from")
+    from training.fit import Epoch, Plan
+    from training.models.registry import BUILDERS
+    from training.run import make, write
+
+    if architecture not in BUILDERS:
+        raise click.UsageError(f"--model {architecture}: known are {', '.join(BUILDERS)}")
+    plan = Plan(seed=seed)
+    if quick:
+        plan = plan._replace(epochs=8, patience=2)
+    if epochs is not None:
+        plan = plan._replace(epochs=epochs)
+    with _progress(console) as progress:
+        stage = progress.add_task("absorbing", total=None)
+
+        def on_epoch(epoch: Epoch) -> None:
+            text = f"fitting, log loss {epoch.loss:.4f}, on other users {epoch.valid_loss:.4f}"
+            progress.update(stage, description=text, completed=epoch.number, total=plan.epochs)
+
+        def on_stage(name: str) -> None:
+            progress.reset(stage, description=name, total=None)
+
+        made = make(log, horizon_ms, architecture, plan, on_stage, on_epoch)
+    write(made, out)
+    _print_metrics(console, made.metrics)
+    click.echo(f"{out / 'model.onnx'}  {made.model.hex}")
+
+
+def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:
+    table = Table("on users never seen in training", "")
+    for name in ("auc", "log_loss", "base_log_loss", "base_rate", "brier", "test_users", "test_decision_points"):
+        value = metrics[name]
+        table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else f"{value}")
+    console.print(table)
+    for gate in metrics["gates"]:
+        if not gate["passed"]:
+            console.print(f"gate not passed: {gate['name']}: {gate['figure']:g}, limit {gate['limit']:g}", style="red")
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  python -m training publish var/model/model.onnx
+  python -m training publish var/model/model.onnx --force
+"""
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--force", is_flag=True, help="Publish although gates were not passed. What workers refuse is never published."
+)
+@bootstrap_option
+@prefix_option
+def publish(file: Path, force: bool, bootstrap: str, topic_prefix: str) -> None:
+    """Make FILE the model that every worker uses; they take it over between two batches."""
+    from training.gates import not_passed
+    from training.publish import publish_champion
+
+    with told():
+        data = file.read_bytes()
+        model = load(data)
+        problems = not_passed(model.metadata.metrics)
+        if problems and not force:
+            text = "\n".join(["gates not passed, so it is not published (--force does it all the same):", *problems])
+            raise click.ClickException(text)
+        publish_champion(bootstrap, topic_prefix + "models", data, int(time.time() * 1000))
+    click.echo(f"champion: {model.hex}")
+
+
+@cli.group(context_settings=CONTEXT)
+def models() -> None:
+    """What is published."""
+
+
+@models.command("list", epilog="Example: python -m training models list")
+@bootstrap_option
+@prefix_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def list_(bootstrap: str, topic_prefix: str, as_json: bool) -> None:
+    """Every published model, the champion marked."""
+    from training.publish import published
+
+    with told():
+        found = published(bootstrap, topic_prefix + "models")
+    if as_json:
+        click.echo(json.dumps([model.said() for model in found], indent=2))
+        return
+    if not found:
+        click.echo("no model is published")
+        return
+    table = Table("", "sha256", "published (UTC)", "kind", "AUC", "log loss", "bytes", "problem")
+    for model in found:
+        metrics = {} if model.metadata is None else model.metadata.metrics
+        auc, loss = (f"{metrics[name]:.4f}" if name in metrics else "" for name in ("auc", "log_loss"))
+        moment = datetime.fromtimestamp(model.published_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        kind = "" if model.metadata is None else f"{model.metadata.architecture}, {model.metadata.kind}"
+        mark = "champion" if model.champion else ""
+        table.add_row(mark, model.sha256[:16], moment, kind, auc, loss, f"{model.size_bytes}", model.problem)
+    Console().print(table)
+
+
+@models.command(
+    epilog="""\b
+Examples:
+  python -m training models show champion
+  python -m training models show var/model/model.onnx
+"""
+)
+@click.argument("model")
+@bootstrap_option
+@prefix_option
+def show(model: str, bootstrap: str, topic_prefix: str) -> None:
+    """What MODEL says of itself, as JSON; MODEL is a file, the beginning of a SHA-256, or `champion`."""
+    from training.publish import of_file, published
+
+    with told():
+        if Path(model).is_file():
+            found = [of_file(Path(model).read_bytes())]
+        else:
+            known = published(bootstrap, topic_prefix + "models")
+            found = [one for one in known if (one.champion if model == "champion" else one.sha256.startswith(model))]
+        if len(found) != 1:
+            raise click.ClickException(f"{model}: {len(found)} published models of that name; see `models list`")
+    click.echo(json.dumps(found[0].said(), indent=2))
+
+
+def _is_broker(text: str) -> bool:
+    return all(re.fullmatch(r"[^\s:/,]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", part.strip()) for part in text.split(","))
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
+
+
+def _quiet_tensorflow() -> None:
+    """Before its first import: no lines about CPU features; one order of summation: a seed gives the same file."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()

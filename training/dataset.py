@@ -1,0 +1,157 @@
+"""From a log to what a network is trained on: the worker's own absorb makes the steps, the future makes the labels.
+
+**Point in time.** A step depends on events applied before it and on its own; `fold` cannot see further. Only labels
+look ahead.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.absorb import is_step
+from stream.core.events import Kind
+from stream.core.fold import fold
+from stream.core.rounds import turn_of
+from stream.core.row import new_rows
+from training.errors import TrainingError
+from training.log import EventLog
+
+
+class Dataset(NamedTuple):
+    """Every step of every user, users one after the other, each user's steps in their order of application."""
+
+    steps: NDArray[np.uint8]
+    """[N, F]."""
+    label: NDArray[np.bool_]
+    """[N]: the user placed an order within the horizon after this event."""
+    known: NDArray[np.bool_]
+    """[N]: the log goes on for a whole horizon after it, so the label is the truth. Others only carry the state on."""
+    time_ms: NDArray[np.int64]
+    """[N], event time."""
+    starts: NDArray[np.int64]
+    """[U + 1]: where each user's steps begin; the last is N."""
+    user: NDArray[np.uint64]
+    """[U]: hash of each user's id."""
+
+
+def build(log: EventLog, horizon_ms: int) -> Dataset:
+    """Steps and labels of a log.
+
+    Args:
+        log: all events, in the order in which they apply.
+        horizon_ms: how far ahead a purchase counts.
+
+    Raises:
+        TrainingError: no event makes a step, or no label is known.
+    """
+    events, row = log.events, log.row
+    # Users do not see each other, so only each user's own order counts: everybody's first event, then everybody's
+    # second, gives long rounds where a log that is grouped by user would give short ones.
+    in_turn = np.argsort(turn_of(row), kind="stable")
+    steps, applied = fold(events[in_turn], row[in_turn], new_rows(len(log.users)))
+    kept = np.flatnonzero(applied & is_step(events[in_turn]))
+    if not len(kept):
+        raise TrainingError("the log has no event of the kinds that a model learns from")
+    kept = kept[np.argsort(row[in_turn[kept]], kind="stable")]  # users one after the other, each in its own order still
+    events, row = events[in_turn[kept]], row[in_turn[kept]]
+    first = np.flatnonzero(np.r_[True, row[1:] != row[:-1]])
+    time_ms = events["time_ms"].astype(np.int64)
+    known = time_ms <= time_ms.max() - horizon_ms
+    if not known.any():
+        span_s, horizon_s = (time_ms.max() - time_ms.min()) / 1000, horizon_ms / 1000
+        raise TrainingError(
+            f"the log spans {span_s:g} s, not more than the horizon of {horizon_s:g} s: no label is known"
+        )
+    return Dataset(
+        steps=steps[kept],
+        label=buys_within(row, time_ms, events["kind"] == Kind.ORDER_PLACED, horizon_ms),
+        known=known,
+        time_ms=time_ms,
+        starts=np.r_[first, len(row)],
+        user=events["user"][first],
+    )
+
+
+def buys_within(
+    row: NDArray[np.int64], time_ms: NDArray[np.int64], order: NDArray[np.bool_], horizon_ms: int
+) -> NDArray[np.bool_]:
+    """For each event, whether its user has an order strictly later and at most a horizon away, in event time; bool [N].
+
+    Args:
+        row: [N], whose event.
+        time_ms: [N].
+        order: [N], which events are orders.
+        horizon_ms: at least 0.
+    """
+    # Users side by side on one line of time, further apart than a horizon: one search for all.
+    since_ms = time_ms - time_ms.min()
+    stride_ms = int(since_ms.max()) + horizon_ms + 1
+    if int(row.max()) >= np.iinfo(np.int64).max // stride_ms - 1:
+        raise TrainingError(
+            f"{int(row.max()) + 1} users over {stride_ms} ms do not fit one line of time; split the log"
+        )
+    at = row * stride_ms + since_ms
+    orders = np.sort(at[order])
+    following = np.searchsorted(orders, at, side="right")
+    found = following < len(orders)
+    label = np.zeros(len(at), bool)
+    label[found] = orders[following[found]] - at[found] <= horizon_ms
+    return label
+
+
+def of_users(dataset: Dataset, chosen: NDArray[np.bool_]) -> Dataset:
+    """The same for some of the users.
+
+    Args:
+        dataset: of U users.
+        chosen: bool [U].
+    """
+    lengths = np.diff(dataset.starts)
+    keep = np.repeat(chosen, lengths)
+    return Dataset(
+        steps=dataset.steps[keep],
+        label=dataset.label[keep],
+        known=dataset.known[keep],
+        time_ms=dataset.time_ms[keep],
+        starts=np.r_[0, np.cumsum(lengths[chosen])],
+        user=dataset.user[chosen],
+    )
+
+
+class Split(NamedTuple):
+    """Users, each on one side only."""
+
+    train: Dataset
+    valid: Dataset
+    test: Dataset
+
+
+def split_by_user(dataset: Dataset, valid: float = 0.1, test: float = 0.2) -> Split:
+    """By a hash of the user: the same user falls on the same side in every run, whatever else the log holds.
+
+    Raises:
+        TrainingError: a side is empty or, for training and test, has labels of one class only.
+    """
+    place = _mix(dataset.user).astype(np.float64) / 2.0**64
+    sides = {
+        "test": place < test,
+        "validation": (place >= test) & (place < test + valid),
+        "training": place >= test + valid,
+    }
+    parts = {name: of_users(dataset, chosen) for name, chosen in sides.items()}
+    for name, part in parts.items():
+        n, buys = int(part.known.sum()), int(part.label[part.known].sum())
+        if n == 0 or (name != "validation" and buys in {0, n}):
+            raise TrainingError(
+                f"of {len(dataset.user)} users, the {name} part has {len(part.user)}, with {n} decision points of which "
+                f"{buys} end in a purchase: both outcomes are needed. Give it a longer log, or another --horizon"
+            )
+    return Split(parts["training"], parts["validation"], parts["test"])
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,78 @@
+"""A network as an ONNX file of one step, and the proof that it is the same network."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import tensorflow as tf
+import tf2onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from stream.core.features import dequantise
+from stream.core.row import N_FEATURES
+from stream.scoring.artefact import OUT_SUFFIX, SCORE_OUTPUT, STEP_INPUT
+from stream.scoring.session import open_session, run_sequence
+from training.models.recurrent import Recurrent
+from training.seeded import OPSET
+
+
+class Parity(NamedTuple):
+    """Largest absolute differences between scores."""
+
+    one_step: float
+    """TensorFlow against ONNX, single steps from drawn states, states included."""
+    sequence: float
+    """Stepping through ONNX against the whole sequence at once in TensorFlow, state never rounded."""
+
+
+def export(network: Recurrent) -> bytes:
+    """The single step as ONNX, inputs x and the state, outputs score and the state; no metadata yet."""
+    names = [name for name, _ in network.state]
+    signature = [tf.TensorSpec((None, N_FEATURES), tf.float32, name=STEP_INPUT)]
+    signature += [tf.TensorSpec((None, width), tf.float32, name=name) for name, width in network.state]
+    step = tf.function(network.step, input_signature=signature)
+    model, _ = tf2onnx.convert.from_function(step, input_signature=signature, opset=OPSET)
+    _name_outputs(model, [SCORE_OUTPUT, *(name + OUT_SUFFIX for name in names)])
+    onnx.checker.check_model(model)
+    bare: bytes = model.SerializeToString(deterministic=True)
+    return bare
+
+
+def _name_outputs(model: Any, names: list[str]) -> None:  # noqa: ANN401  onnx has no types
+    """tf2onnx calls the outputs of a function Identity, Identity_1 and so on, in order."""
+    new = {output.name: name for output, name in zip(model.graph.output, names, strict=True)}
+    for node in model.graph.node:
+        node.output[:] = [new.get(name, name) for name in node.output]
+        node.input[:] = [new.get(name, name) for name in node.input]
+    widths = [output.type.tensor_type.shape.dim[1].dim_value for output in model.graph.output]
+    del model.graph.output[:]
+    for name, width in zip(names, widths, strict=True):
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
+    for given in model.graph.input:
+        given.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def parity(network: Recurrent, bare: bytes, steps: NDArray[np.uint8], seed: int = 0) -> Parity:
+    """Compare the network with its export.
+
+    Args:
+        network: as trained.
+        bare: what `export` made of it.
+        steps: uint8 [S, T, F], histories from their first step.
+        seed: draws the states of the single steps.
+    """
+    session = open_session(bare)
+    values = dequantise(steps)
+    stepped = run_sequence(session, values, network.state)
+    whole = network.sequence(values, training=False).numpy()
+
+    rng = np.random.default_rng(seed)
+    x = values.reshape(-1, N_FEATURES)
+    state = [rng.uniform(-1, 1, (len(x), width)).astype(np.float32) for _, width in network.state]
+    expected = [tensor.numpy() for tensor in network.step(tf.constant(x), *map(tf.constant, state))]
+    names = [SCORE_OUTPUT, *(name + OUT_SUFFIX for name, _ in network.state)]
+    given = dict(zip((name for name, _ in network.state), state, strict=True))
+    found = session.run(names, {STEP_INPUT: x, **given})
+    one_step = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
+    return Parity(one_step, float(np.abs(stepped - whole).max()))

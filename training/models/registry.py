@@ -1,0 +1,13 @@
+"""The builders by name: adding a network is a file and a line here."""
+
+from collections.abc import Callable
+
+from training.models import lstm
+from training.models.recurrent import Recurrent
+from training.prepare import Standard
+
+Builder = Callable[[Standard, int, float], Recurrent]
+"""(standard, number of arms, dropout) to a network with fresh weights."""
+
+BUILDERS: dict[str, Builder] = {"lstm": lstm.build}
+DEFAULT = "lstm"

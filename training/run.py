@@ -1,0 +1,183 @@
+"""From events to a model file: the whole path, once."""
+
+import dataclasses
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.features import FEATURES
+from stream.core.row import N_FEATURES
+from stream.scoring.artefact import KIND_RECURRENT, Metadata, features_hash
+from stream.scoring.model import Model, load
+from training.artefact import golden_examples, with_metadata
+from training.dataset import Dataset, build, split_by_user
+from training.export import Parity, export, parity
+from training.fit import Epoch, Fitted, Plan, fit
+from training.gates import gates, gates_said
+from training.log import EventLog
+from training.metrics import quality
+from training.models.recurrent import Recurrent
+from training.models.registry import BUILDERS
+from training.serve import agreement, carried
+from training.windows import Windows, fill
+
+ARMS = ("none",)
+N_GOLDEN, T_GOLDEN = 8, 16
+T_PARITY = 64
+
+
+class Made(NamedTuple):
+    """A model file, and what is known of it."""
+
+    data: bytes
+    model: Model
+    metrics: dict[str, Any]
+
+
+def make(
+    log: EventLog,
+    horizon_ms: int,
+    architecture: str,
+    plan: Plan,
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> Made:
+    """Train on a log and make the file.
+
+    1. Steps and labels, users split three ways.
+    2. Fit.
+    3. Export, and prove that the export is the network.
+    4. Judge what a worker would score, on users never seen in training.
+    5. Metadata, golden examples; the file passes the worker's own verification, or there is none.
+
+    Args:
+        log: all events, in the order in which they apply.
+        horizon_ms: how far ahead a purchase counts.
+        architecture: a name in `BUILDERS`.
+        plan: how long and how hard to train.
+        on_stage: told what begins.
+        on_epoch: told after each epoch.
+
+    Raises:
+        TrainingError: the log is not enough to learn from.
+        ModelRefused: the file is not fit for a worker.
+    """
+    started_s = time.monotonic()
+    # 1.
+    on_stage("absorbing")
+    dataset = build(log, horizon_ms)
+    split = split_by_user(dataset)
+    # 2.
+    on_stage("fitting")
+    fitted = fit(BUILDERS[architecture], split.train, split.valid, plan, on_epoch)
+    # 3.
+    on_stage("exporting")
+    network = fitted.network
+    bare = export(network)
+    drawn = _drawn_histories(split.train, plan.seed)
+    same = parity(network, bare, drawn)
+    # 4., 5.
+    on_stage("judging")
+    metadata = Metadata(
+        kind=KIND_RECURRENT,
+        architecture=architecture,
+        arms=ARMS,
+        horizon_ms=horizon_ms,
+        state=network.state,
+        golden=golden_examples(bare, drawn[:N_GOLDEN, :T_GOLDEN], network.state),
+        data={
+            "from_ms": int(dataset.time_ms.min()),
+            "to_ms": int(dataset.time_ms.max()),
+            "events": len(log.events),
+            "users": len(log.users),
+        },
+        metrics={},
+        parent=None,
+        commit=_commit(),
+        features=tuple(feature.name for feature in FEATURES),
+        features_hash=features_hash(),
+    )
+    untold = with_metadata(bare, metadata)
+    metrics = _metrics(load(untold), split.test, same, len(untold), fitted)
+    metrics |= {"train_users": len(split.train.user), "seed": plan.seed}
+    data = with_metadata(bare, dataclasses.replace(metadata, metrics=metrics))
+    return Made(data, load(data), metrics | {"wall_s": round(time.monotonic() - started_s, 1)})
+
+
+def _metrics(model: Model, test: Dataset, same: Parity, size_bytes: int, fitted: Fitted) -> dict[str, Any]:
+    """What the metadata say of quality: on test users, scored as a worker scores them."""
+    scores = carried(model, test)
+    judged = quality(test.label[test.known], scores[test.known, 0])
+    agreed = agreement(model, test, scores)
+    return {
+        **judged._asdict(),
+        "test_users": len(test.user),
+        "test_decision_points": int(test.known.sum()),
+        "carried_against_rebuilt": None if agreed is None else agreed._asdict(),
+        "rounding": rounding(fitted.network, test, scores),
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best.number,
+        "train_log_loss": fitted.best.loss,
+        "valid_log_loss": fitted.best.valid_loss,
+        "gates": gates_said(gates(same, size_bytes, judged)),
+    }
+
+
+def rounding(network: Recurrent, test: Dataset, scores: NDArray[np.float32]) -> dict[str, float]:
+    """What rounding the state to float16 after each step changes: the artefact's scores against the network's.
+
+    Args:
+        network: computes whole histories in float32, up to T_PARITY steps of each.
+        test: histories.
+        scores: what the artefact says of them, [N, A].
+    """
+    starts = test.starts[:-1]
+    ends = starts + np.minimum(np.diff(test.starts), T_PARITY)
+    batch = fill(test, Windows(starts, starts, ends), T_PARITY)
+    whole = network.sequence.predict(batch.x, verbose=0)
+    inside = np.arange(T_PARITY) < (ends - starts)[:, None]
+    at = (starts[:, None] + np.arange(T_PARITY))[inside]
+    difference = np.abs(whole[inside] - scores[at])
+    return {"median": float(np.median(difference)), "max": float(difference.max())}
+
+
+def _drawn_histories(train: Dataset, seed: int) -> NDArray[np.uint8]:
+    """Histories that nobody had, uint8 [16, T_PARITY, F]: each feature drawn on its own from the training steps.
+
+    They end up in the model file as golden examples, and a file that outlives an erasure must hold nobody's steps.
+    """
+    rng = np.random.default_rng(seed)
+    at = rng.integers(0, len(train.steps), (2 * N_GOLDEN, T_PARITY, N_FEATURES))
+    return train.steps[at, np.arange(N_FEATURES)]
+
+
+def _commit() -> str:
+    """The commit of the code that runs, "" where it is no git checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def write(made: Made, out: Path) -> None:
+    """Write `model.onnx` and `metrics.json` into a folder; each appears whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    said = {"sha256": made.model.hex, "architecture": made.model.metadata.architecture, **made.metrics}
+    for name, data in (("model.onnx", made.data), ("metrics.json", json.dumps(said, indent=2).encode() + b"\n")):
+        part = out / f".{name}.part"
+        try:
+            part.write_bytes(data)
+            part.replace(out / name)
+        finally:
+            part.unlink(missing_ok=True)

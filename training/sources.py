@@ -1,0 +1,193 @@
+"""Where events are read from: recorded logs, and the topics of a broker. Both go through the decoder that workers use.
+
+What a worker would refuse is refused here too and counted, so a model never learns from an event that no row has seen.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from stream.core.absorb import Events
+from stream.core.events import EVENT, SOURCES
+from stream.errors import SettingsError
+from stream.kafka.decode import Decoded, decode
+from stream.shop.fields import Broken, LeftOut, Reader
+from stream.shop.fields import Event as Published
+from stream.shop.formats import FORMATS
+from stream.shop.lines import LineSource
+from stream.shop.mapping import load_mapping
+from training.errors import TrainingError
+from training.log import Counts, EventLog, event_log
+from training.topics import CHUNK, Progress, Record, Topics
+
+CURRENCY = "EUR"
+"""Of amounts where neither the caller nor the format says."""
+
+
+@dataclass
+class _Tally:
+    """What became of the records so far."""
+
+    events: int = 0
+    dead: int = 0
+    broken: int = 0
+    left_out: int = 0
+    first_problem: str = ""
+
+    def take(self, batch: Decoded) -> Decoded:
+        self.events += len(batch.events)
+        self.dead += len(batch.dead)
+        if batch.dead and not self.first_problem:
+            dead = batch.dead[0]
+            where = f"{dead.topic}, partition {dead.partition}, offset {dead.offset}"
+            self.first_problem = f"{where}: {dead.reason} {dead.field} {dead.detail}".rstrip()
+        return batch
+
+    def counts(self) -> Counts:
+        return Counts(self.events, self.dead, self.broken, self.left_out, self.first_problem)
+
+
+# --- recorded logs
+
+
+def read_file(path: str, format_: str, currency: str, progress: Progress) -> tuple[EventLog, Counts]:
+    """A recorded log, in the order of its lines.
+
+    Args:
+        path: plain or .gz; `-` is standard input.
+        format_: a name in `FORMATS`, or the path of a mapping file (.yaml).
+        currency: of the amounts; "" takes the format's own, or CURRENCY where it states none.
+        progress: told bytes.
+
+    Raises:
+        TrainingError: the file is not there or cannot be unpacked.
+        SettingsError: unknown format, or a header that is not that format's.
+    """
+    reader, own_currency = _reader(format_)
+    tally = _Tally()
+    try:
+        with LineSource(path) as lines:
+            log = event_log(_decoded_lines(reader, lines, currency or own_currency or CURRENCY, tally, progress))
+            if lines.cut:
+                raise TrainingError(lines.cut)
+    except OSError as error:
+        raise TrainingError(f"{path}: {error.strerror or error}") from error
+    return log, tally.counts()
+
+
+def _reader(format_: str) -> tuple[Reader, str]:
+    if format_ in FORMATS:
+        return FORMATS[format_]
+    if format_.endswith((".yaml", ".yml")):
+        mapping = load_mapping(Path(format_))
+        return mapping.read, mapping.currency
+    raise SettingsError(f"--format {format_}: known are {', '.join(FORMATS)}, or the path of a mapping file (.yaml)")
+
+
+def _decoded_lines(
+    reader: Reader, lines: LineSource, currency: str, tally: _Tally, progress: Progress
+) -> Iterator[tuple[list[bytes], Events]]:
+    waiting: list[Record] = []
+    for number, item in enumerate(reader(lines, currency)):
+        if isinstance(item, Published):
+            value = item.value
+            encoded = msgspec.json.encode(value)
+            waiting.append(Record(item.source, value.user_id.encode(), encoded, number, value.time_ms))
+        elif isinstance(item, Broken):
+            tally.broken += 1
+            tally.first_problem = tally.first_problem or f"{lines.name}, line {item.line}: {item.reason}: {item.detail}"
+        elif isinstance(item, LeftOut):
+            tally.left_out += 1
+        if len(waiting) >= CHUNK:
+            yield _decode_mixed(waiting, currency, tally)
+            waiting.clear()
+            progress(lines.bytes_read, lines.bytes_total)
+    yield _decode_mixed(waiting, currency, tally)
+    progress(lines.bytes_read, lines.bytes_total)
+
+
+def _decode_mixed(records: list[Record], currency: str, tally: _Tally) -> tuple[list[bytes], Events]:
+    """Records of several sources, whose `offset` is their order, as one batch in that order."""
+    users: list[bytes] = []
+    events = [np.empty(0, EVENT)]
+    for source in SOURCES:
+        batch = tally.take(decode(source, [record for record in records if record.topic == source], 0, 1, currency))
+        users += batch.users
+        events.append(batch.events)
+    joined = np.concatenate(events)
+    order = np.argsort(joined["offset"], kind="stable")
+    return [users[at] for at in order.tolist()], joined[order]
+
+
+# --- a broker
+
+
+def read_topics(bootstrap: str, topic_prefix: str, currency: str, progress: Progress) -> tuple[EventLog, Counts]:
+    """The source topics of a broker, from their beginning to where they end now, committed records only.
+
+    Workers apply each source in the order of its offsets; between sources the order is not kept anywhere, so records go
+    by their timestamps, which is when they were published. Partitions follow one another: no user is in two.
+
+    Args:
+        bootstrap: host:port, comma-separated.
+        topic_prefix: before the names of the topics.
+        currency: as the workers' setting; amounts in others are refused. "" is CURRENCY.
+        progress: told records.
+
+    Raises:
+        TrainingError: no broker answers, topics are missing or have different partition counts, or records stop coming.
+    """
+    names = {source: topic_prefix + source for source in SOURCES}
+    tally = _Tally()
+    with Topics(bootstrap) as topics:
+        counts = topics.partitions(list(names.values()))
+        if len(set(counts.values())) != 1:
+            raise TrainingError(f"the source topics have different partition counts: {counts}")
+        (n_partitions,) = set(counts.values())
+        total = sum(topics.offsets_held(name, p) for name in names.values() for p in range(n_partitions))
+        done = 0
+
+        def advanced(n: int) -> None:
+            nonlocal done
+            done += n
+            progress(done, total)
+
+        def part(partition: int) -> tuple[list[bytes], Events]:
+            batches = []
+            for source, name in names.items():
+                for records in topics.read(name, partition):
+                    decoded = tally.take(decode(source, records, partition, n_partitions, currency or CURRENCY))
+                    batches.append((decoded, records))
+                    advanced(len(records))
+            return _merge(batches)
+
+        log = event_log(part(partition) for partition in range(n_partitions))
+    return log, tally.counts()
+
+
+def _merge(batches: list[tuple[Decoded, list[Record]]]) -> tuple[list[bytes], Events]:
+    """Batches of one partition, each of one source, in the order of its offsets: merged by the time of publication."""
+    users: list[bytes] = []
+    events = [np.empty(0, EVENT)]
+    times_ms = [np.empty(0, np.int64)]
+    latest_ms: dict[str, int] = {}
+    for decoded, records in batches:
+        offsets = np.array([record.offset for record in records], np.int64)
+        published_ms = np.array([record.timestamp for record in records], np.int64)
+        # A source keeps its own order, even where its producers' clocks do not.
+        topic = records[0].topic
+        published_ms = np.maximum(np.maximum.accumulate(published_ms), latest_ms.get(topic, 0))
+        latest_ms[topic] = int(published_ms[-1])
+        users += decoded.users
+        events.append(decoded.events)
+        times_ms.append(published_ms[np.searchsorted(offsets, decoded.events["offset"])])
+    joined = np.concatenate(events)
+    order = np.lexsort((joined["offset"], joined["source"], np.concatenate(times_ms)))
+    return [users[at] for at in order.tolist()], joined[order]
+
+
+ReadEvents = Callable[[Progress], tuple[EventLog, Counts]]
+"""A source, chosen: reads it whole."""

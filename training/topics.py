@@ -1,0 +1,157 @@
+"""Whole topics of a broker: read from their beginning to where they end now; records published with confirmation."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from training.errors import TrainingError
+
+CHUNK = 5_000
+"""Records handed over at once, at most."""
+
+ANSWER_S = 10.0
+"""For the broker's first answer, and for confirming what was published."""
+
+SILENCE_MAX_S = 30.0
+"""A broker that has records for us and sends none for this long is gone."""
+
+# Why a broker does not answer is said once, by us, and not by librdkafka every second.
+_QUIET: dict[str, Any] = {"log_level": 0, "logger": logging.getLogger("offerstream.librdkafka")}
+
+
+@dataclass(slots=True)
+class Record:
+    """A consumed record; what `stream.kafka.decode` reads of one."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    offset: int
+    timestamp: int
+    """Milliseconds."""
+
+
+class Topics:
+    """A reader of whole partitions that joins no group and commits nothing. To be used as a context manager."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": "offerstream-training",  # asked for by the client; never joined
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                **_QUIET,
+            }
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._consumer.close()
+
+    def partitions(self, names: list[str]) -> dict[str, int]:
+        """Partition count by topic.
+
+        Raises:
+            TrainingError: no broker answers, or a topic is missing.
+        """
+        try:
+            found = self._consumer.list_topics(timeout=ANSWER_S).topics
+        except KafkaException as error:
+            raise no_answer(self._bootstrap, error) from error
+        missing = [name for name in names if name not in found]
+        if missing:
+            text = f"{self._bootstrap} has no topic {', '.join(missing)}; `python -m stream topics create` makes them"
+            raise TrainingError(text)
+        return {name: len(found[name].partitions) for name in names}
+
+    def offsets_held(self, topic: str, partition: int) -> int:
+        """From the first offset to the last: as many as there are records, or more where compaction left gaps."""
+        try:
+            first, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
+        except KafkaException as error:
+            raise no_answer(self._bootstrap, error) from error
+        return int(end) - int(first)
+
+    def read(self, topic: str, partition: int) -> Iterator[list[Record]]:
+        """One partition in chunks, until its end as of when the reader gets there.
+
+        Raises:
+            TrainingError: the broker refuses, or goes silent before the end.
+        """
+        self._consumer.assign([TopicPartition(topic, partition, 0)])
+        heard_s = time.monotonic()
+        ended = False
+        while not ended:
+            records = []
+            for message in self._consumer.consume(CHUNK, timeout=0.2):
+                heard_s = time.monotonic()
+                error = message.error()
+                if error is None:
+                    timestamp = message.timestamp()[1]
+                    offset = message.offset()
+                    records.append(Record(topic, message.key(), message.value(), int(offset or 0), timestamp))
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  the constant has no other name
+                    ended = True
+                else:
+                    raise no_answer(self._bootstrap, KafkaException(error))
+            if records:
+                yield records
+            if time.monotonic() - heard_s > SILENCE_MAX_S:
+                text = f"{topic}, partition {partition}: nothing came for {SILENCE_MAX_S:g} s, and it is not the end"
+                raise TrainingError(text)
+
+
+def publish(bootstrap: str, topic: str, records: Mapping[bytes, bytes]) -> None:
+    """Write records to a topic of one partition, in order, and wait until the broker has confirmed all of them.
+
+    Raises:
+        TrainingError: no broker answers, the topic is missing, or a record was not confirmed.
+    """
+    failures: list[KafkaError] = []
+
+    def delivered(error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            failures.append(error)
+
+    with Topics(bootstrap) as topics:
+        topics.partitions([topic])
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "acks": "all",
+            "enable.idempotence": True,
+            "message.timeout.ms": int(ANSWER_S * 1000),
+            **_QUIET,
+        }
+    )
+    for key, value in records.items():
+        producer.produce(topic, key=key, value=value, partition=0, on_delivery=delivered)
+    left = producer.flush(ANSWER_S + 5)
+    if left or failures:
+        why = failures[0].str() if failures else "no confirmation"
+        text = f"{topic}: {left + len(failures)} of {len(records)} records were not taken by {bootstrap}: {why}"
+        raise TrainingError(text)
+
+
+def no_answer(bootstrap: str, error: KafkaException) -> TrainingError:
+    """What to tell of a broker that does not do what it is asked."""
+    text = f"no answer from the broker at {bootstrap} ({error.args[0].str()}); is KAFKA_BOOTSTRAP or --bootstrap right?"
+    return TrainingError(text)
+
+
+Progress = Callable[[int, int], None]
+"""(done, total), in bytes of a file or in records of a broker; total 0 = unknown."""
