@@ -5,7 +5,7 @@ new document makes a new `CampaignSet`, and a batch is decided by one set from b
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, unique
 
 import numpy as np
@@ -124,12 +124,6 @@ class Campaign:
     stacking_group: str
     currency: str  # "" where no arm speaks of money
     disclosure: bool  # the offer says that its price was personalised
-    depths_bp: NDArray[np.int32] = field(init=False)  # of the arms
-    values_minor: NDArray[np.int64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "depths_bp", np.array([arm.depth_bp for arm in self.arms], np.int32))
-        object.__setattr__(self, "values_minor", np.array([arm.value_minor for arm in self.arms], np.int64))
 
 
 class CampaignSet:
@@ -139,6 +133,9 @@ class CampaignSet:
         campaigns: all, paused ones too; `DECISION["campaign"]` is an index into it.
         asked: (index, campaign) of those not paused.
         triggers: bool [N_KINDS], kinds that trigger any campaign that is not paused.
+        depths_bp: int64 [campaigns + 1, arms + 1], of each arm; index -1, none, gives 0.
+        values_minor: the same, of the arms' values.
+        arm_bits: int64 [campaigns + 1], a bit for each arm.
         segment_rules: what makes a user new, frequent or dormant.
     """
 
@@ -148,4 +145,10 @@ class CampaignSet:
         self.triggers = np.zeros(N_KINDS, bool)
         for _, campaign in self.asked:
             self.triggers |= campaign.kinds
+        shape = (len(self.campaigns) + 1, max((len(c.arms) for c in self.campaigns), default=0) + 1)
+        self.depths_bp, self.values_minor = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        self.arm_bits = np.array([*((1 << len(c.arms)) - 1 for c in self.campaigns), 0])
+        for i, campaign in enumerate(self.campaigns):
+            self.depths_bp[i, : len(campaign.arms)] = [arm.depth_bp for arm in campaign.arms]
+            self.values_minor[i, : len(campaign.arms)] = [arm.value_minor for arm in campaign.arms]
         self.segment_rules = segment_rules

@@ -50,14 +50,6 @@ Decisions = NDArray[np.void]
 """An array of `DECISION`."""
 
 
-_NEVER_MS = np.int64(-(2**62))
-
-_UNDECIDED = np.zeros((), DECISION)
-_UNDECIDED["campaign"] = _UNDECIDED["arm"] = NONE
-_UNDECIDED["propensity"] = 1
-_UNDECIDED["reason"] = Reason.NOT_TRIGGERED
-
-
 def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Mix 64 bits, wrapping (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
@@ -81,6 +73,16 @@ def draws(topic_id_hash: int, partition: int, offsets: NDArray[np.int64]) -> NDA
 def holdout(users: NDArray[np.uint64], salt: int, share: float) -> NDArray[np.bool_]:
     """Which users are held out of a campaign, bool [n]: always the same ones, and more of them with a larger share."""
     return _unit(splitmix64(users ^ splitmix64(np.array([salt], np.uint64)))) < share
+
+
+# What has been found so far about a trigger: columns of `found`. The arm's own depth and value are looked up at the end.
+_CAMPAIGN, _ARM, _REASON, _HOLDOUT, _DEPTH_BP = range(5)
+_NOTHING = np.array([NONE, NONE, Reason.NOT_ELIGIBLE, 0, 0])
+# The reason by (an arm was chosen) + 2 * (the user is held out), of live campaigns and of dry runs.
+_OUTCOMES = {
+    dry_run: np.array([Reason.POLICY_NONE, taken, Reason.POLICY_NONE, Reason.HOLDOUT])
+    for dry_run, taken in ((False, Reason.OFFERED), (True, Reason.DRY_RUN))
+}
 
 
 def decide(
@@ -114,100 +116,128 @@ def decide(
     Returns:
         DECISION [n].
     """
-    decisions = np.full(len(events), _UNDECIDED)
+    decisions = np.zeros(len(events), DECISION)
     decisions["draw"] = draws
     decisions["score"] = scores[:, 0]
+    decisions["propensity"] = 1
+    decisions["campaign"] = decisions["arm"] = NONE
     at = np.flatnonzero(campaigns.triggers[events["kind"]])
     if not len(at):
         return decisions
     # 1.
-    reason = np.full(len(at), Reason.NOT_ELIGIBLE, np.uint8)
-    reason[rows["consent"][at] != CONSENT_YES] = Reason.NO_CONSENT
-    reason[rows["objection"][at] != 0] = Reason.OBJECTION
-    reason[events["time_ms"][at] < now_ms - offer_max_age_ms] = Reason.STALE
-    decisions["reason"][at] = reason
-    at = at[reason == Reason.NOT_ELIGIBLE]
-    if not len(at):
-        return decisions
+    fresh = events["time_ms"][at] >= now_ms - offer_max_age_ms
+    objection = rows["objection"][at] != 0
+    consent = rows["consent"][at] == CONSENT_YES
+    may = fresh & consent & ~objection
+    if not may.all():
+        reason = np.where(consent, np.uint8(Reason.OBJECTION), np.uint8(Reason.NO_CONSENT))
+        reason[objection] = Reason.OBJECTION
+        reason[~fresh] = Reason.STALE
+        decisions["reason"][at] = reason
+        at = at[may]
+        if not len(at):
+            return decisions
     # 2.
     triggers = Triggers(events, rows, at, now_ms, campaigns.segment_rules)
-    asked = decisions[at]
-    is_open = np.ones(len(at), bool)
+    score = decisions["score"][at]
+    found = np.empty((len(at), len(_NOTHING)), np.int64)
+    found[:] = _NOTHING
+    asked = np.zeros(len(at), bool)
     open_ = np.arange(len(at))
     for index, campaign in campaigns.asked:
         if campaign.from_ms <= now_ms < campaign.until_ms:
-            closed = _ask(index, campaign, triggers, open_, asked)
+            closed = _ask(index, campaign, triggers, score, open_, found, asked)
             if len(closed):
+                is_open = np.zeros(len(at), bool)
+                is_open[open_] = True
                 is_open[closed] = False
                 open_ = np.flatnonzero(is_open)
                 if not len(open_):
                     break
-    decisions[at] = asked
+    _write(decisions, at, found, asked, campaigns)
     # 3.
-    offered = at[asked["reason"] == Reason.OFFERED]
-    rows["offers_made"][offered] += 1
-    rows["offer_last_ms"][offered] = np.maximum(rows["offer_last_ms"][offered], now_ms)
+    offered = at[found[:, _REASON] == Reason.OFFERED]
+    if len(offered):
+        rows["offers_made"][offered] += 1
+        rows["offer_last_ms"][offered] = np.maximum(rows["offer_last_ms"][offered], now_ms)
     return decisions
 
 
 def _ask(
-    index: int, campaign: Campaign, triggers: Triggers, open_: NDArray[np.int64], asked: Decisions
+    index: int,
+    campaign: Campaign,
+    triggers: Triggers,
+    scores: NDArray[np.float32],
+    open_: NDArray[np.int64],
+    found: NDArray[np.int64],
+    asked: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """Ask one campaign about the open triggers; write its decisions to `asked`; return those that it closes."""
+    """Ask one campaign about the open triggers; add to `found` and `asked`; return the triggers that it closes."""
     at = eligible(campaign, triggers, open_)
     if len(at):
-        at = _cool(index, campaign, triggers, at, asked)
+        at = _cool(index, campaign, triggers, at, found)
     if not len(at):
         return at
-    score = asked["score"][at]
+    score = scores[at]
     arm, depth_bp = choose(campaign.policy, score, triggers, at)
     chosen = arm != NONE
-    held = (
-        holdout(triggers.event("user")[at], campaign.salt, campaign.holdout)
-        if campaign.holdout
-        else np.zeros(len(at), bool)
-    )
-    taken = chosen & ~held
-    reason = np.full(len(at), Reason.POLICY_NONE, np.uint8)
+    if campaign.holdout:
+        held = holdout(triggers.event("user")[at], campaign.salt, campaign.holdout)
+        taken = chosen & ~held
+    else:
+        held, taken = np.zeros(len(at), bool), chosen
+    record = np.empty((len(at), len(_NOTHING)), np.int64)
+    record[:, _CAMPAIGN] = index
+    record[:, _ARM] = np.where(taken, arm, NONE)
+    record[:, _REASON] = _OUTCOMES[campaign.dry_run][chosen + 2 * held]
+    record[:, _HOLDOUT] = held
+    record[:, _DEPTH_BP] = 0 if depth_bp is None else depth_bp * taken
     if needs_score(campaign.policy):
-        reason[np.isnan(score)] = Reason.NO_MODEL
-    reason[chosen & held] = Reason.HOLDOUT
-    reason[taken] = Reason.DRY_RUN if campaign.dry_run else Reason.OFFERED
-    # A dry run never covers what a live campaign decided; an offer covers what those before it decided.
-    write = asked["eligible"][at] == 0
-    if not campaign.dry_run:
-        write |= taken
-    to = at[write]
-    taken_to = taken[write]
-    asked["campaign"][to] = index
-    asked["reason"][to] = reason[write]
-    asked["holdout"][to] = held[write]
-    asked["eligible"][to] = (1 << len(campaign.arms)) - 1
-    asked["arm"][to] = np.where(taken_to, arm[write], NONE)
-    depth_bp = campaign.depths_bp[arm] if depth_bp is None else depth_bp  # of arm NONE: anything, masked below
-    asked["depth_bp"][to] = depth_bp[write] * taken_to
-    asked["value_minor"][to] = campaign.values_minor[arm[write]] * taken_to
+        record[np.isnan(score), _REASON] = Reason.NO_MODEL
+    before = asked[at]
+    if before.any():
+        # An offer covers what a campaign before it decided; a dry run never does.
+        write = ~before if campaign.dry_run else taken | ~before
+        found[at[write]] = record[write]
+    else:
+        found[at] = record
+    asked[at] = True
     return at[taken]
 
 
 def _cool(
-    index: int, campaign: Campaign, triggers: Triggers, at: NDArray[np.int64], asked: Decisions
+    index: int, campaign: Campaign, triggers: Triggers, at: NDArray[np.int64], found: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Leave out those who had, or redeemed, an offer too short a time ago."""
-    until_ms = np.full(len(at), _NEVER_MS)
+    """Leave out those who had, or redeemed, an offer too short a time ago; never, which is 0, is long ago."""
+    hot = None
     if campaign.after_offer_ms:
-        had_ms = triggers["offer_last_ms"][at]
-        until_ms = np.where(had_ms != 0, had_ms + campaign.after_offer_ms, _NEVER_MS)
+        hot = triggers["offer_last_ms"][at] > triggers.now_ms - campaign.after_offer_ms
     if campaign.after_redemption_ms:
-        redeemed_ms = triggers["kind_last_ms"][at, Kind.OFFER_REDEEMED]
-        until_ms = np.maximum(
-            until_ms, np.where(redeemed_ms != 0, redeemed_ms + campaign.after_redemption_ms, _NEVER_MS)
-        )
-    hot = until_ms > triggers.now_ms
-    if not hot.any():
+        redeemed = triggers["kind_last_ms"][at, Kind.OFFER_REDEEMED] > triggers.now_ms - campaign.after_redemption_ms
+        hot = redeemed if hot is None else hot | redeemed
+    if hot is None or not hot.any():
         return at
     cooling = at[hot]
-    first = cooling[asked["reason"][cooling] == Reason.NOT_ELIGIBLE]
-    asked["reason"][first] = Reason.COOL_DOWN
-    asked["campaign"][first] = index
+    first = cooling[found[cooling, _REASON] == Reason.NOT_ELIGIBLE]
+    found[first, _REASON] = Reason.COOL_DOWN
+    found[first, _CAMPAIGN] = index
     return at[~hot]
+
+
+def _write(
+    decisions: Decisions,
+    at: NDArray[np.int64],
+    found: NDArray[np.int64],
+    asked: NDArray[np.bool_],
+    campaigns: CampaignSet,
+) -> None:
+    """Enter what was found about the triggers `at`."""
+    campaign, arm = found[:, _CAMPAIGN], found[:, _ARM]
+    to: NDArray[np.int64] | slice = at if len(at) < len(decisions) else slice(None)
+    decisions["campaign"][to] = campaign
+    decisions["arm"][to] = arm
+    decisions["reason"][to] = found[:, _REASON]
+    decisions["holdout"][to] = found[:, _HOLDOUT]
+    decisions["depth_bp"][to] = campaigns.depths_bp[campaign, arm] + found[:, _DEPTH_BP]
+    decisions["value_minor"][to] = campaigns.values_minor[campaign, arm]
+    decisions["eligible"][to] = campaigns.arm_bits[campaign] * asked

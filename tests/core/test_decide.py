@@ -40,7 +40,7 @@ AGO_MS = st.one_of(
     st.integers(0, 3 * 3_600_000),
     st.integers(0, 100 * DAY_MS),
 )
-TRIGGER_AGO_MS = st.sampled_from([0, 0, 0, 5_000, 60_000, 60_001, -2_000, 31 * DAY_MS])
+TRIGGER_AGO_MS = st.sampled_from([0, 1, 5_000, 59_999, 60_000, 60_001, -2_000])
 
 
 @st.composite
@@ -48,19 +48,19 @@ def users(draw: st.DrawFn, index: int) -> oracle.User:
     ago_ms = sorted(draw(st.lists(AGO_MS, max_size=12)), reverse=True)
     trigger_ago_ms = draw(TRIGGER_AGO_MS)
     times_ms = sorted(NOW_MS - ago for ago in ago_ms if ago >= trigger_ago_ms)
-    kinds = st.one_of(st.just(int(Kind.ORDER_PLACED)), st.integers(0, 15), st.just(PROFILE))
+    kinds = st.sampled_from([*range(16), PROFILE, *[int(Kind.ORDER_PLACED)] * 12, *[int(Kind.OFFER_REDEEMED)] * 2])
     names = st.sampled_from(NAMES)
     product, category, brand = draw(names), draw(names), draw(names)
     events = []
     if draw(st.integers(0, 9)):
         events.append(
-            profile(times_ms[0] if times_ms else NOW_MS - DAY_MS, draw(st.sampled_from([2, 2, 2, 2, 1, 0])), 0)
+            profile(times_ms[0] if times_ms else NOW_MS - DAY_MS, draw(st.sampled_from([2, 2, 2, 2, 2, 1, 0])), 0)
         )
     for i, time_ms in enumerate([*times_ms, NOW_MS - trigger_ago_ms]):
         last = i == len(times_ms)
-        kind = draw(st.sampled_from([1, 1, 3, 8])) if last else draw(kinds)
+        kind = draw(st.sampled_from([1, 1, 1, 1, 3, 8])) if last else draw(kinds)
         if kind == PROFILE:
-            events.append(profile(time_ms, draw(st.sampled_from([2, 2, 1])), draw(st.sampled_from([0, 0, 1]))))
+            events.append(profile(time_ms, draw(st.sampled_from([2] * 9 + [1])), draw(st.sampled_from([0] * 9 + [1]))))
             events[-1] = events[-1]._replace(
                 event_id=i + 2,
                 tier=draw(st.integers(0, 4)),
@@ -86,8 +86,8 @@ def users(draw: st.DrawFn, index: int) -> oracle.User:
                 brand=hash32(brand) if last else 7,
             )
         )
-    score = draw(st.sampled_from([0.3, 0.5, 0.7, 0.123456, 1.0, 0.0, math.nan]))
-    offered_ago_ms = draw(st.sampled_from([None, None, 0, 3_599_999, 3_600_000, 3_600_001]))
+    score = draw(st.sampled_from([0.7, 0.3, 0.5, 0.123456, 1.0, 0.0, math.nan]))
+    offered_ago_ms = draw(st.sampled_from([None, 0, 3_599_999, 3_600_000, 3_600_001]))
     return oracle.User(
         id=draw(st.integers(1, 2**64 - 1)),
         events=events,
@@ -158,11 +158,7 @@ def documents(draw: st.DrawFn, id_: str) -> dict[str, Any]:
         "id": id_,
         "name": id_,
         "version": 1,
-        "trigger": {
-            "kinds": draw(
-                st.lists(st.sampled_from(["product_view", "cart_add", "order_placed"]), min_size=1, unique=True)
-            )
-        },
+        "trigger": {"kinds": draw(st.sampled_from([["product_view"], ["cart_add", "product_view"], ["order_placed"]]))},
         "arms": arms,
         "policy": policy,
         "valid_for": "1d",
@@ -170,7 +166,7 @@ def documents(draw: st.DrawFn, id_: str) -> dict[str, Any]:
     }
     optional: dict[str, st.SearchStrategy[Any]] = {
         "priority": st.integers(0, 2),
-        "state": st.sampled_from(["active", "dry_run", "paused"]),
+        "state": st.sampled_from(["active", "active", "dry_run", "paused"]),
         "holdout": st.sampled_from([0.3, 0.9]),
         "cool_down": st.fixed_dictionaries(
             {},
@@ -191,7 +187,7 @@ def documents(draw: st.DrawFn, id_: str) -> dict[str, Any]:
         ),
     }
     for name, values in optional.items():
-        if not draw(st.integers(0, 3)):
+        if draw(st.sampled_from([name == "cool_down", False, True])):
             document[name] = draw(values)
     dates = [
         {},
@@ -207,7 +203,7 @@ def documents(draw: st.DrawFn, id_: str) -> dict[str, Any]:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[list[oracle.User], list[dict[str, Any]]]:
-    n_users, n_documents = draw(st.integers(1, 8)), draw(st.integers(0, 5))
+    n_users, n_documents = draw(st.integers(1, 8)), draw(st.sampled_from([3, 1, 2, 4, 5]))
     return [draw(users(i)) for i in range(n_users)], [draw(documents(f"c{i}")) for i in range(n_documents)]
 
 
