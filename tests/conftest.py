@@ -48,6 +48,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("needs_broker")
 
 
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """CI has, or installs, whatever a test asks for: what is skipped there was not tried, and that is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if IN_CI and exitstatus == 0 and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What was not tried, and why: the last thing before the closing line."""
     skipped = terminalreporter.stats.get("skipped", [])
@@ -60,4 +67,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
     if deselected:
         expression = terminalreporter.config.option.markexpr or terminalreporter.config.option.keyword
-        terminalreporter.line(f"{len(deselected)} tests: left out by {expression!r}")
+        count = len(deselected)
+        terminalreporter.line(f"{count} test{'s' * (count != 1)} left out by {expression!r}")

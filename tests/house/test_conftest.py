@@ -1,0 +1,66 @@
+"""What tests/conftest.py promises of every run: nothing is left out unseen, and in CI nothing is left out."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFTEST = Path(__file__).resolve().parent.parent / "conftest.py"
+TESTS = """
+import pytest
+
+def test_passes(): pass
+
+def test_is_skipped(): pytest.skip("there is no moon tonight")
+
+def test_needs_recorded_logs(shared_data): pass
+
+def test_needs_kafka(broker): pass
+"""
+CONFIGURATION = "[pytest]\nmarkers =\n  needs_broker: x\n  long: x\n"
+
+
+def run(tmp_path: Path, *arguments: str, ci: bool) -> tuple[int, str]:
+    tests = tmp_path / "repository" / "tests"
+    tests.mkdir(parents=True)
+    shutil.copy(CONFTEST, tests)
+    (tests / "test_some.py").write_text(TESTS)
+    (tests.parent / "pytest.ini").write_text(CONFIGURATION)
+    environment = {key: value for key, value in os.environ.items() if key not in {"CI", "KAFKA_BOOTSTRAP"}}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", *arguments],
+        cwd=tests.parent,
+        env=environment | ({"CI": "true"} if ci else {}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def test_what_was_not_tried_is_listed_with_the_reason_before_the_closing_line(tmp_path: Path) -> None:
+    code, output = run(tmp_path, "-m", "not needs_broker", ci=False)
+    assert code == 0
+    *_, section, first, second, third, closing = (line for line in output.splitlines() if line)
+    assert "not tried, and why" in section
+    listed = {first, second}
+    assert "tests/test_some.py::test_is_skipped: there is no moon tonight" in listed
+    assert any(line.startswith("tests/test_some.py::test_needs_recorded_logs: the recorded logs") for line in listed)
+    assert third == "1 test left out by 'not needs_broker'"
+    assert "1 passed, 2 skipped, 1 deselected" in closing
+
+
+def test_in_ci_missing_data_and_any_skip_fail_the_run(tmp_path: Path) -> None:
+    code, output = run(tmp_path, "-m", "not needs_broker", ci=True)
+    assert code == 1
+    assert "CI must not pass without them" in output
+
+
+@pytest.mark.parametrize("ci", [True, False])
+def test_in_ci_a_skip_alone_fails_the_run(tmp_path: Path, ci: bool) -> None:
+    code, _ = run(tmp_path, "-k", "passes or skipped", ci=ci)
+    assert code == int(ci)
