@@ -1,4 +1,4 @@
-"""The composition root: the only place that names concrete parts and puts a worker together. Nothing happens on import."""
+"""The composition root: it alone names concrete parts and puts a worker together. Importing it does nothing."""
 
 import asyncio
 import dataclasses
@@ -40,8 +40,8 @@ SAMPLE_INTERVAL_S = 1.0
 class App(faust.App):
     """A Faust app that knows its partitions, and that ends the process when any part of it crashes.
 
-    Faust would restart agents, or go on with parts of itself stopped. Here the state that counts lies in Kafka, and the next process
-    takes over from it, so ending at once is the safe thing and the simple one.
+    Faust would restart agents, or go on with parts of itself stopped. Here the state that counts lies in Kafka, and the
+    next process takes over from it, so ending at once is the safe thing and the simple one.
     """
 
     partitions: Partitions
@@ -59,6 +59,11 @@ class App(faust.App):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+    async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:  # noqa: ANN401 Faust's own signature
+        """Faust would ack the batch and go on."""
+        del agent
+        self.fatal(exc)
 
     def _crash(self, reason: BaseException) -> None:
         super()._crash(reason)
@@ -123,7 +128,7 @@ async def run(settings: Settings) -> None:
     loop_monitor(loop, metrics.loop_held)
     admin_client = AdminClient({"bootstrap.servers": settings.bootstrap, "client.id": client_id(settings)})
     await loop.run_in_executor(None, look, settings, admin_client)
-    control = Control(settings, metrics)
+    control = Control(settings, metrics, App.fatal)
     await loop.run_in_executor(None, control.start)
     app = build_app(settings, metrics, control)
     progress = Progress(
@@ -132,13 +137,18 @@ async def run(settings: Settings) -> None:
         stall_s=settings.stall_ms / 1000,
     )
     server = AdminServer(
-        admin_app(metrics.registry, progress.complaint, lambda: "" if app.tables.recovery.completed.is_set() else "taking over partitions")
+        admin_app(
+            metrics.registry,
+            progress.complaint,
+            lambda: "" if app.tables.recovery.completed.is_set() else "taking over partitions",
+        )
     )
     try:
         port = await server.start(settings.admin_host, settings.admin_port)
     except OSError as e:
         raise SetupError(
-            f"admin port {settings.admin_host}:{settings.admin_port}: {e.strerror}. Set {PREFIX}ADMIN_PORT to a free one, or to 0"
+            f"admin port {settings.admin_host}:{settings.admin_port}: {e.strerror}. "
+            f"Set {PREFIX}ADMIN_PORT to a free one, or to 0"
         ) from e
     logger.info("worker %s: metrics and probes at http://%s:%d", settings.app_id, settings.admin_host, port)
     starting = asyncio.ensure_future(app.start())
@@ -179,7 +189,13 @@ def _settings_help() -> str:
     for f in dataclasses.fields(Settings):
         lines.append(f"  {PREFIX}{f.name.upper()}={f.default}")
         lines.append(f"      {f.metadata['doc']}")
-    lines += ["", "\b", "Examples:", "  KAFKA_BOOTSTRAP=kafka:9092 python -m stream worker", f"  {PREFIX}ADMIN_PORT=0 python -m stream worker --log-level debug"]
+    lines += [
+        "",
+        "\b",
+        "Examples:",
+        "  KAFKA_BOOTSTRAP=kafka:9092 python -m stream worker",
+        f"  {PREFIX}ADMIN_PORT=0 python -m stream worker --log-level debug",
+    ]
     return "\n".join(lines)
 
 
@@ -188,12 +204,16 @@ def _settings_help() -> str:
 def worker_command(log_level: str) -> None:
     """Run a worker: events in, offers out, until SIGTERM or Ctrl-C.
 
-    It takes what the consumer group gives it of the partitions, restores their rows, and serves. Exit code 0 after a signal, 1 when
-    something it runs on is not as it should be, 2 for bad settings, 70 for a bug; only 0 has committed everything it did.
+    It takes what the consumer group gives it of the partitions, restores their rows, and serves. Exit code 0 after a
+    signal, 1 when something it runs on is not as it should be, 2 for bad settings, 70 for a bug; only 0 has committed
+    everything it did.
     """
     settings = from_environment()
     logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+        level=log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
     )
     logging.Formatter.converter = time.gmtime
     for name in ("faust", "mode", "aiokafka", "aiohttp"):

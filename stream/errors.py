@@ -4,13 +4,13 @@
     ├── SettingsError        bad settings, all named at once      the command line prints it, exit code 2
     ├── SetupError           broker, topic or port not as needed  the command line prints what to do, exit code 1
     └── PartitionError       a partition cannot go on             the worker logs it and ends, exit code 1
-        ├── SourceLost       events were lost to retention, or the topic is another one
-        ├── StoreCorrupt     the local store is not usable        the store sets it aside and restores from the changelog
-        └── DeliveryFailed   the broker did not take what was sent
+        ├── SourceLostError       events were lost to retention, or the topic is another one
+        ├── StoreCorruptError     the local store is not usable: set aside and restored from the changelog
+        └── DeliveryError         the broker did not take what was sent
 
-Bad events are no errors: they become dead letters (`stream.kafka.decode`). A refused model or campaign is counted and the one in force
-stays (`stream.kafka.control`). Anything else that is raised is a bug: the process ends at once without committing, exit code 70, and
-the next one takes over from the applied records.
+Bad events are no errors: they become dead letters (`stream.kafka.decode`). A refused model or campaign is counted and
+the one in force stays (`stream.kafka.control`). Anything else that is raised is a bug: the process ends at once without
+committing, exit code 70, and the next one takes over from the applied records.
 """
 
 
@@ -34,13 +34,13 @@ class PartitionError(OfferstreamError):
     """A partition cannot go on; the message names topic, partition and offset."""
 
 
-class SourceLost(PartitionError):
+class SourceLostError(PartitionError):
     """Events between the applied offset and the start of the log are gone, or the topic was deleted and made anew."""
 
 
-class StoreCorrupt(PartitionError):
+class StoreCorruptError(PartitionError):
     """The local store is of another format, cluster or topic, too old, or broken."""
 
 
-class DeliveryFailed(PartitionError):
+class DeliveryError(PartitionError):
     """A record was refused by the broker or could not be delivered in time."""

@@ -16,12 +16,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from stream.errors import SettingsError
 
 PREFIX = "OFFERSTREAM_"
+DATA_DIR = Path("var/worker")
 GUARANTEES = ("at_least_once",)
 PARTITIONS_MAX_PER_WORKER = 16
 """A producer a partition costs some 6 threads and 3 to 5 connections."""
 
 
-def _setting(default: Any, doc: str, low: int | float | None = None, high: int | float | None = None) -> Any:  # noqa: ANN401 dataclass field
+def _setting(default: Any, doc: str, low: float | None = None, high: float | None = None) -> Any:  # noqa: ANN401
     return field(default=default, metadata={"doc": doc, "low": low, "high": high})
 
 
@@ -35,7 +36,7 @@ class Settings:
     partitions: int = _setting(4, "partitions of every topic that is keyed by user; fixed for life", 1, 4096)
     replication: int = _setting(1, "copies of each partition for topics that `topics create` makes", 1, 15)
     instance_id: str = _setting("", "static membership: a name that stays over restarts, such as the pod's")
-    data_dir: Path = _setting(Path("var/worker"), "where the local stores lie")
+    data_dir: Path = _setting(DATA_DIR, "where the local stores lie")  # noqa: RUF009 a frozen path
     admin_host: str = _setting("127.0.0.1", "address of /metrics, /healthz and /readyz")
     admin_port: int = _setting(6066, "its port; 0 takes any free one", 0, 65_535)
     currency: str = _setting("EUR", "the reporting currency (ISO 4217); events in others are dead letters")
@@ -50,9 +51,13 @@ class Settings:
     commit_interval_ms: int = _setting(100, "commit at the latest after this, at once when nothing waits", 1, 60_000)
     commit_bytes: int = _setting(8 << 20, "commit when the outputs that wait pass this", 1 << 10)
     store_pending_bytes: int = _setting(32 << 20, "rows kept back before they are written to the local store", 0)
-    store_flush_interval_ms: int = _setting(30_000, "how often the local store is made durable: bounds what a restart replays", 1_000)
+    store_flush_interval_ms: int = _setting(
+        30_000, "how often the local store is made durable: bounds what a restart replays", 1_000
+    )
     store_cache_bytes: int = _setting(256 << 20, "RocksDB's block cache, one for the whole worker", 1 << 20)
-    session_timeout_ms: int = _setting(30_000, "a worker that is silent for this long loses its partitions", 6_000, 1_800_000)
+    session_timeout_ms: int = _setting(
+        30_000, "a worker that is silent for this long loses its partitions", 6_000, 1_800_000
+    )
     drain_timeout_ms: int = _setting(10_000, "how long a rebalance waits for a batch in work", 100)
     restore_timeout_ms: int = _setting(120_000, "a restore that gets no record for this long has failed", 1_000)
     delivery_timeout_ms: int = _setting(300_000, "how long a broker outage may last before the worker gives up", 1_000)
@@ -99,7 +104,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def _parse(setting: "dataclasses.Field[Any]", text: str) -> Any:  # noqa: ANN401 any setting's type
-    kind = type(setting.default)
+    kind: Any = type(setting.default)
     value: Any
     if kind in (int, float):
         try:
@@ -114,29 +119,47 @@ def _parse(setting: "dataclasses.Field[Any]", text: str) -> Any:  # noqa: ANN401
 
 
 def _inconsistencies(s: Settings) -> list[str]:
-    complaints = []
-    if s.guarantee not in GUARANTEES:
-        complaints.append(f"{PREFIX}GUARANTEE={s.guarantee!r}: must be one of {', '.join(GUARANTEES)}")
-    if s.lost_events not in ("stop", "count"):
-        complaints.append(f"{PREFIX}LOST_EVENTS={s.lost_events!r}: must be stop or count")
-    if not re.fullmatch("[A-Z]{3}", s.currency):
-        complaints.append(f"{PREFIX}CURRENCY={s.currency!r}: not an ISO 4217 code such as EUR")
+    """What no single number says: texts, and relations between settings."""
+    names = {name: getattr(s, name) for name in ("app_id", "topic_prefix", "instance_id")}
+    checks = [
+        (s.guarantee in GUARANTEES, f"{PREFIX}GUARANTEE={s.guarantee!r}: must be one of {', '.join(GUARANTEES)}"),
+        (s.lost_events in ("stop", "count"), f"{PREFIX}LOST_EVENTS={s.lost_events!r}: must be stop or count"),
+        (
+            re.fullmatch("[A-Z]{3}", s.currency),
+            f"{PREFIX}CURRENCY={s.currency!r}: not an ISO 4217 code such as EUR",
+        ),
+        (_is_timezone(s.timezone), f"{PREFIX}TIMEZONE={s.timezone!r}: no such time zone"),
+        (s.app_id, f"{PREFIX}APP_ID: must not be empty"),
+        (
+            s.hot_rows >= s.batch_rows,
+            f"{PREFIX}HOT_ROWS={s.hot_rows}: at least BATCH_ROWS={s.batch_rows}, since a batch's users are in memory",
+        ),
+        *(
+            (
+                re.fullmatch(r"[A-Za-z0-9._-]{0,180}", value),
+                f"{PREFIX}{name.upper()}={value!r}: letters, digits, '.', '_' and '-' only, at most 180",
+            )
+            for name, value in names.items()
+        ),
+        *(
+            (_is_server(server.strip()), f"KAFKA_BOOTSTRAP={s.bootstrap!r}: {server.strip()!r} is not host:port")
+            for server in s.bootstrap.split(",")
+        ),
+    ]
+    return [complaint for holds, complaint in checks if not holds]
+
+
+def _is_timezone(name: str) -> bool:
     try:
-        ZoneInfo(s.timezone)
+        ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        complaints.append(f"{PREFIX}TIMEZONE={s.timezone!r}: no such time zone")
-    for name in ("app_id", "topic_prefix", "instance_id"):
-        if not re.fullmatch(r"[A-Za-z0-9._-]{0,180}", getattr(s, name)):
-            complaints.append(f"{PREFIX}{name.upper()}={getattr(s, name)!r}: letters, digits, '.', '_' and '-' only, at most 180")
-    if not s.app_id:
-        complaints.append(f"{PREFIX}APP_ID: must not be empty")
-    for server in s.bootstrap.split(","):
-        _, _, port = server.strip().rpartition(":")
-        if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}", server.strip()) or not 0 < int(port) < 65_536:
-            complaints.append(f"KAFKA_BOOTSTRAP={s.bootstrap!r}: {server.strip()!r} is not host:port")
-    if s.hot_rows < s.batch_rows:
-        complaints.append(f"{PREFIX}HOT_ROWS={s.hot_rows}: must be at least BATCH_ROWS={s.batch_rows}, a batch's users are all in memory")
-    return complaints
+        return False
+    return True
+
+
+def _is_server(text: str) -> bool:
+    found = re.fullmatch(r"(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(\d{1,5})", text)
+    return found is not None and 0 < int(found[1]) < 65_536
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -6,8 +6,9 @@
     redemptions ─┤    columns    rows       ONNX      campaigns  offers    Kafka      RocksDB
     customers ───┘                                               decisions
 
-`connect` is the Faust app: what it reads and what it does with it. `process` is what happens to the events of one batch; it is pure.
-Around it, `stream.kafka.partition` decodes before and commits after, and `stream.core` knows what an event does to a row.
+`connect` is the Faust app: what it reads and what it does with it. `process` is what happens to the events of one
+batch; it is pure. Around it, `stream.kafka.partition` decodes before and commits after, and `stream.core` knows what an
+event does to a row.
 """
 
 from collections.abc import Callable
@@ -19,9 +20,9 @@ from numpy.typing import NDArray
 
 from stream.core.absorb import Events, absorb
 from stream.core.decide import DECISION, Decisions, decide
+from stream.core.events import SOURCES
 from stream.core.fold import turns
 from stream.core.row import N_FEATURES, Rows
-from stream.core.events import SOURCES
 from stream.kafka.control import Control, InForce
 from stream.kafka.partitions import Partitions
 from stream.scoring.model import unscored
@@ -57,7 +58,7 @@ class Outcome(NamedTuple):
 
 def process(
     events: Events,
-    slots: NDArray[np.int64],
+    row: NDArray[np.int64],
     rows: Rows,
     in_force: InForce,
     now_ms: int,
@@ -69,8 +70,8 @@ def process(
 
     Args:
         events: EVENT [N], fenced, without duplicates, in the order in which they apply.
-        slots: [N], each event's row.
-        rows: ROW [any], all rows of the partition that are in memory; changed in place.
+        row: [N], each event's place in `rows`.
+        rows: ROW [U], the batch's users; changed in place.
         in_force: model and campaigns.
         now_ms: time of the decisions.
         draws: [N], in [0, 1).
@@ -80,7 +81,7 @@ def process(
     steps = np.zeros((len(events), N_FEATURES), np.uint8)
     row_seqs = np.zeros(len(events), np.uint64)
     decisions = np.zeros(len(events), DECISION)
-    for turn in turns(events, slots, rows):  # one round: each user at most once
+    for turn in turns(events, row, rows):  # one round: each user at most once
         steps[turn.at] = step = absorb(turn.events, turn.rows)
         lap("absorb")
         scores = in_force.model.score(step, turn.rows) if in_force.model else unscored(turn.rows)

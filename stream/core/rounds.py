@@ -83,3 +83,13 @@ def turn_of(row: Places) -> Places:
     turn = np.empty_like(run.order)
     turn[run.order] = run.turns()
     return turn
+
+
+def pieces(row: NDArray[np.int64], most: int) -> Iterator[slice]:
+    """Cut a batch where a row would have more than `most` events in a piece; slices of [N], in order."""
+    start = 0
+    while start < len(row):
+        over = np.flatnonzero(turn_of(row[start:]) >= most)
+        end = start + int(over[0]) if len(over) else len(row)
+        yield slice(start, end)
+        start = end

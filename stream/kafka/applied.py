@@ -1,7 +1,7 @@
 """The applied record: how far a partition got. It is the only authority; group offsets are a hint for lag tools.
 
-It lies in the partition's changelog under a key that is no UTF-8, so no user id can collide with it, and is written last: the rows and
-offers before it are acknowledged when it is. The last one wins.
+It lies in the partition's changelog under a key that is no UTF-8, so no user id can collide with it, and is written
+last: the rows and offers before it are acknowledged when it is. The last one wins.
 """
 
 import msgspec
@@ -28,7 +28,7 @@ class Applied(msgspec.Struct, frozen=True):
     sources: dict[str, SourcePosition]
     model: str = ""
     """Hash of the model in force at the last batch, hexadecimal."""
-    campaigns: dict[str, int] = {}  # noqa: RUF012 msgspec copies it
+    campaigns: dict[str, int] = {}
     """Campaign versions in force at the last batch."""
 
 

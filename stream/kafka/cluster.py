@@ -32,17 +32,21 @@ def look(settings: Settings, admin: AdminClient) -> Cluster:
         cluster = admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S).result()
         described = admin.describe_topics(TopicCollection(names), request_timeout=REQUEST_TIMEOUT_S)
     except KafkaException as e:
-        raise SetupError(f"no answer from the brokers at {settings.bootstrap}: {e.args[0].str()}. Is Kafka running there?") from e
+        raise SetupError(
+            f"no answer from the brokers at {settings.bootstrap}: {e.args[0].str()}. Is Kafka running there?"
+        ) from e
     ids = {}
     for name, future in described.items():
         try:
             topic = future.result()
         except KafkaException as e:
-            raise SetupError(f"topic {name}: {e.args[0].str()}. `python -m stream topics create` makes what is missing") from e
+            raise SetupError(
+                f"topic {name}: {e.args[0].str()}. `python -m stream topics create` makes what is missing"
+            ) from e
         if len(topic.partitions) != settings.partitions:
             raise SetupError(
-                f"topic {name} has {len(topic.partitions)} partitions, OFFERSTREAM_PARTITIONS says {settings.partitions}: "
-                "all topics keyed by user have one count, fixed for life"
+                f"topic {name} has {len(topic.partitions)} partitions, OFFERSTREAM_PARTITIONS says "
+                f"{settings.partitions}: all topics keyed by user have one count, fixed for life"
             )
         ids[name] = str(topic.topic_id)
     return Cluster(str(cluster.cluster_id), ids)

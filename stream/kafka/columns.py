@@ -1,8 +1,8 @@
 """The hot part of a partition's rows: one array of records, one slot a user, in front of the local store.
 
-    slots = columns.slots(users)        every user of a batch gets a slot; cold rows are read, old ones evicted
-    columns.rows[slots]                 the rows
-    columns.touch(slots, commit)        changed: not to be evicted before that commit is stored
+slots = columns.slots(users)        every user of a batch gets a slot; cold rows are read, old ones evicted
+columns.rows[slots]                 the rows
+columns.touch(slots, commit)        changed: not to be evicted before that commit is stored
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ EVICT_SHARE = 16
 """Eviction frees at least this fraction of all slots at once, so that its search for the oldest is paid by many."""
 
 CLEAN = -1
+_NOTHING = row.new_rows(1)
 
 
 class Columns:
@@ -59,7 +60,7 @@ class Columns:
         slots = self._free[-len(users) :]
         packed = self._store.get(users)
         at = np.array(slots)
-        self.rows[at] = 0
+        self.rows[at] = _NOTHING
         known = [i for i, p in enumerate(packed) if p is not None]
         if known:
             self.rows[at[known]] = row.unpack([p for p in packed if p is not None])
@@ -85,11 +86,10 @@ class Columns:
         """Note that rows changed, to be sent in commit number `commit`."""
         self._changed_in[slots] = commit
 
-    def changed(self, commit: int) -> tuple[list[bytes], list[bytes]]:
-        """(users, packed rows) to be sent in this commit."""
-        slots = np.flatnonzero(self._changed_in == commit)
+    def users(self, slots: NDArray[np.int64]) -> list[bytes]:
+        """Whose slots these are, in order."""
         user_of = self._user_of
-        return [user_of[slot] for slot in slots.tolist()], row.pack(self.rows[slots])
+        return [user_of[slot] for slot in slots.tolist()]
 
     def stored(self, commit: int) -> None:
         """Everything up to this commit is in the store: slots not changed since may be evicted."""

@@ -1,10 +1,12 @@
 """The control topics: models and campaigns, read whole before the first batch, then followed.
 
-Verifying a model takes a while, so it happens on the follower's thread; a batch sees one frozen `InForce` from beginning to end.
+Verifying a model takes a while, so it happens on the follower's thread; a batch sees one frozen `InForce` from
+beginning to end.
 """
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,7 +43,9 @@ class _Followed:
 class Control:
     """Follows `models` and `campaigns` on a thread of its own."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, fatal: Callable[[BaseException], None]) -> None:
+        """Not started; `fatal` ends the process when following fails for a reason that should not be."""
+        self._fatal = fatal
         self._settings = settings
         self._metrics = metrics
         self._shop = Shop(settings.timezone, settings.currency)
@@ -74,12 +78,15 @@ class Control:
                 "fetch.wait.max.ms": 100,
             }
         )
+        topic = ""
         try:
             for topic in self._followed:
                 self._consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=_TIMEOUT_S)
         except KafkaException as e:
             self._consumer.close()
-            raise SetupError(f"topic {topic}: {e.args[0].str()}. `python -m stream topics create` makes what is missing") from e
+            raise SetupError(
+                f"topic {topic}: {e.args[0].str()}. `python -m stream topics create` makes what is missing"
+            ) from e
         self._consumer.assign([TopicPartition(topic, 0, 0) for topic in self._followed])
         behind = set(self._followed)
         while behind:
@@ -95,12 +102,15 @@ class Control:
         self._consumer.close()
 
     def _follow(self) -> None:
-        while not self._stop.is_set():
-            before = {topic: followed.position for topic, followed in self._followed.items()}
-            self._read(0.2)
-            changed = {topic for topic, followed in self._followed.items() if followed.position != before[topic]}
-            if changed:
-                self._take(changed)
+        try:
+            while not self._stop.is_set():
+                before = {topic: followed.position for topic, followed in self._followed.items()}
+                self._read(0.2)
+                changed = {topic for topic, followed in self._followed.items() if followed.position != before[topic]}
+                if changed:
+                    self._take(changed)
+        except Exception as e:  # noqa: BLE001 a worker that follows no longer must not go on unnoticed
+            self._fatal(e)
 
     def _read(self, timeout_s: float) -> set[str]:
         """Read what is there; return the topics read to their end."""

@@ -26,11 +26,16 @@ class OutcomeT(Protocol):
     """What `stream.topology.process` returns."""
 
     @property
-    def steps(self) -> NDArray[np.uint8]: ...
+    def steps(self) -> NDArray[np.uint8]:
+        """[N, F]."""
+
     @property
-    def row_seqs(self) -> NDArray[np.uint64]: ...
+    def row_seqs(self) -> NDArray[np.uint64]:
+        """[N]."""
+
     @property
-    def decisions(self) -> Decisions: ...
+    def decisions(self) -> Decisions:
+        """[N]."""
 
 
 class Emitted(NamedTuple):
@@ -53,6 +58,8 @@ class Outputs:
     decision_users: list[bytes] = field(default_factory=list)
     decisions: list[bytes] = field(default_factory=list)
     dead: list[DeadRecord] = field(default_factory=list)
+    rows: dict[bytes, bytes] = field(default_factory=dict)
+    """Packed rows by user: of several changes the last."""
     n_bytes: int = 0
 
     def add(self, emitted: Emitted) -> None:
@@ -69,8 +76,13 @@ class Outputs:
             self.dead.append(record)
             self.n_bytes += len(record[1] or b"")
 
+    def add_rows(self, users: list[bytes], rows: list[bytes]) -> None:
+        """Take in changed rows."""
+        self.rows.update(zip(users, rows, strict=True))
+        self.n_bytes += sum(map(len, rows))
+
     def send(self, producer: BulkProducer, settings: Settings) -> None:
-        """Hand everything over; it is out after a flush."""
+        """Hand over everything but the rows; it is out after a flush."""
         producer.send(settings.topic("offers"), self.offer_users, self.offers)
         producer.send(settings.topic("decisions"), self.decision_users, self.decisions)
         producer.send_with_headers(settings.topic("dead-letters"), self.dead)
@@ -96,7 +108,7 @@ class Emitter:
         sequence: int,
         metrics: Metrics,
     ) -> Emitted:
-        """Offers, and the decisions that are logged: all where an arm besides "none" was eligible, a sample of the others.
+        """Offers, and the decisions to log: all where an arm besides "none" was eligible, a sample of the others.
 
         Args:
             events: EVENT [n], in the order in which they were applied.

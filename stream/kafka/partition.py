@@ -1,22 +1,21 @@
-"""One partition: its rows, store, producer and offsets. Everything about what is applied, sent and stored is decided here.
+"""One partition: its rows, store, producer and offsets. What is applied, sent and stored is decided here.
 
     take_over    fence, restore, check, position          in the partition's own thread
     apply        decode, process, emit                    on the compute thread
     commit       send, store, release                     in the partition's own thread, then the compute thread
     drop         let go
 
-Changes of state happen on the worker's one compute thread, so none of it is locked. Sending blocks, so each partition has a thread of
-its own for it. PROTOCOL: the comments name the rule of the design's protocol where an order matters.
+Changes of state happen on the worker's one compute thread, so none of it is locked. Sending blocks, so each partition
+has a thread of its own for it. PROTOCOL: the comments name the rule of the design's protocol where an order matters.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rocksdict import Cache
@@ -24,30 +23,22 @@ from rocksdict import Cache
 from stream.core.absorb import Events, apply_order, is_duplicate, is_step
 from stream.core.decide import draws
 from stream.core.events import SOURCES
-from stream.core.row import ROW_FORMAT
-from stream.core.rounds import turn_of
-from stream.errors import SourceLost, StoreCorrupt
+from stream.core.rounds import pieces
+from stream.core.row import ROW_FORMAT, gather, pack, scatter
 from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied, SourcePosition
 from stream.kafka.cluster import Cluster
 from stream.kafka.columns import Columns
 from stream.kafka.control import InForce
-from stream.kafka.decode import decode
+from stream.kafka.decode import Decoded, decode
 from stream.kafka.emit import Emitter, Outputs
 from stream.kafka.producer import BulkProducer
-from stream.kafka.restore import restore
-from stream.kafka.store import open_or_set_aside, set_aside
+from stream.kafka.takeover import Range, open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics
 from stream.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-Range = tuple[int, int]
-"""(first offset, last stable offset) of a log."""
-
-STORE_AGE_MAX_S = 12 * 3600
-"""Half of the changelog's `delete.retention.ms`: an older store may hold users who were erased meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +69,11 @@ class _Open:
     """Publish times of the triggers of offers."""
 
 
-class _Sent(msgspec.Struct):
+@dataclass(frozen=True)
+class _Sent:
     """A commit on its way."""
 
     outputs: Outputs
-    users: list[bytes]
-    rows: list[bytes]
     applied: bytes
     positions: dict[str, int]
     number: int
@@ -110,7 +100,8 @@ class Partition:
         self._apply_lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
 
-    # --- taking over ------------------------------------------------------------------------------------------------------------------
+    # --- taking over
+    # ------------------------------------------------------------------------------------------------------------------
 
     async def take_over(self, cluster: Cluster, logs: dict[str, Range], log_changelog: Range) -> None:
         """Become this partition's owner; afterwards `read` says where to read on.
@@ -141,79 +132,23 @@ class Partition:
         self._applied_producer = shared.applied_producers(self.number)
         # 2. and 3.
         began_s = time.monotonic()
-        n = self._open_store(cluster, log_changelog)
+        self._store, n = open_store(settings, self.number, cluster, log_changelog, shared.cache, self._metrics)
         logger.info(
             "partition %d: %d changelog records restored in %.2f s, from offset %d on",
             self.number, n, time.monotonic() - began_s, log_changelog[1] - n,
         )  # fmt: skip
         self.changelog_end = log_changelog[1]
         # 4.
-        self._sequence, self.read = self._check_applied(logs)
+        position = where_to_go_on(self._store.applied, settings, self.number, self._topic_ids, logs, self._metrics)
+        self._sequence, self.read = position.sequence, position.read
         self.committed = dict(self.read)
         # 5.
         self._columns = Columns(self._store, settings.hot_rows)
         self._emitter = Emitter(settings, self.number, self._topic_ids)
         self._open = _Open(Outputs(), number=0)
 
-    def _open_store(self, cluster: Cluster, log: Range) -> int:
-        """Open and restore; a store that turns out bad is set aside once."""
-        settings = self._settings
-        path = settings.data_dir / settings.app_id / str(self.number)
-        identity = {
-            "cluster": cluster.cluster_id,
-            "changelog": cluster.topic_ids[settings.changelog],
-            "partitions": settings.partitions,
-        }
-        for last_try in (False, True):
-            self._store = open_or_set_aside(
-                path, identity, self._shared.cache, settings.store_pending_bytes, STORE_AGE_MAX_S
-            )
-            try:
-                n = restore(self._store, settings, self.number, log, self._metrics.restore_rows.inc)
-                if self._store.applied is not None:
-                    applied_record.decode(self._store.applied)
-            except (StoreCorrupt, msgspec.MsgspecError) as e:
-                if last_try:
-                    raise
-                self._store.abandon()
-                set_aside(path, e)
-            else:
-                return n
-        raise AssertionError
-
-    def _check_applied(self, logs: dict[str, Range]) -> tuple[int, dict[str, int]]:
-        """(sequence number, where to read on by source)."""
-        settings = self._settings
-        if self._store.applied is None:
-            return 0, {source: logs[source][0] for source in SOURCES}
-        applied = applied_record.decode(self._store.applied)
-        if applied.partitions != settings.partitions:
-            raise SourceLost(
-                f"partition {self.number}: rows were made with {applied.partitions} partitions, now there are {settings.partitions}"
-            )
-        read = {}
-        for source in SOURCES:
-            first, end = logs[source]
-            topic = f"{settings.topic(source)}[{self.number}]"
-            position = applied.sources.get(source)
-            if position is None:  # a source that is new to the product
-                read[source] = first
-                continue
-            if position.topic_id != self._topic_ids[source]:
-                raise SourceLost(f"{topic}: the topic was deleted and made anew since offset {position.next_offset} was applied")
-            if position.next_offset > end:
-                raise SourceLost(f"{topic}: applied up to offset {position.next_offset}, but the log ends at {end}")
-            if position.next_offset < first:
-                lost = first - position.next_offset
-                message = f"{topic}: {lost} events before offset {first} were deleted by retention before they were applied"
-                if settings.lost_events == "stop":
-                    raise SourceLost(f"{message}; OFFERSTREAM_LOST_EVENTS=count goes on without them")
-                logger.error("%s; going on without them", message)
-                self._metrics.events_lost.inc(lost)
-            read[source] = max(position.next_offset, first)
-        return applied.sequence, read
-
-    # --- applying ---------------------------------------------------------------------------------------------------------------------
+    # --- applying -----------------------------------------------------------------------------------------------------
+    # ----------------
 
     async def apply(self, batch: EventBatch, in_force: InForce) -> None:
         """Apply one batch to the rows; its outputs are sent by the next commit."""
@@ -237,9 +172,9 @@ class Partition:
     def _apply(self, batch: EventBatch, in_force: InForce) -> None:
         lap = self._stopwatch()
         settings, metrics = self._settings, self._metrics
-        metrics.batch_rows.observe(batch.n_records)
-        # Decode. What was applied before is fenced by position.
-        parts, users, dead, published = [], [], [], []
+        # Decode. What was applied before is fenced by its position.
+        parts: list[Decoded] = []
+        published_ms: list[int] = []
         next_offset = dict(self.read)
         for source, records in batch.records.items():
             at = self.read[source]
@@ -247,87 +182,82 @@ class Partition:
             if not fresh:
                 continue
             decoded = decode(source, fresh, self.number, settings.partitions, settings.currency)
-            next_offset[source] = fresh[-1].offset + 1
-            parts.append(decoded.events)
-            users.extend(decoded.users)
-            dead.extend(decoded.dead)
-            timestamp_of = {r.offset: r.timestamp for r in fresh} if decoded.dead else None
-            published.append(
-                np.array(
-                    [r.timestamp for r in fresh]
-                    if timestamp_of is None
-                    else [timestamp_of[o] for o in decoded.events["offset"].tolist()],
-                    np.int64,
-                )
+            parts.append(decoded)
+            dead = {d.offset for d in decoded.dead}
+            published_ms += (
+                [r.timestamp for r in fresh if r.offset not in dead] if dead else [r.timestamp for r in fresh]
             )
-            metrics.event[source, "dead"].inc(len(decoded.dead))
-            if decoded.unknown_fields:
-                metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
+            next_offset[source] = fresh[-1].offset + 1
+        users = [user for decoded in parts for user in decoded.users]
         lap("decode")
-        if parts:
-            self._absorb(np.concatenate(parts), users, np.concatenate(published), next_offset, in_force, lap)
-        self._open.outputs.add_dead(self._emitter.dead_letters(dead))
+        slots = self._columns.slots(users)  # may raise BufferError: nothing has changed until here
+        for source, decoded in zip(batch.records, parts, strict=False):
+            metrics.event[source, "dead"].inc(len(decoded.dead))
+            metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
+            self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead))
+        if users:
+            events = np.concatenate([decoded.events for decoded in parts])
+            self._absorb(events, users, slots, np.array(published_ms), next_offset, in_force, lap)
+        metrics.batch_rows.observe(batch.n_records)
         self.read = next_offset
         self._open.n_batches += 1
-        lap("emit")
 
     def _absorb(
         self,
         events: Events,
         users: list[bytes],
+        slots: NDArray[np.int64],
         published_ms: NDArray[np.int64],
         next_offset: dict[str, int],
         in_force: InForce,
         lap: Callable[[str], None],
     ) -> None:
-        """The batch against the rows, in pieces in which no user has too many events."""
+        """The batch against the rows.
+
+        Its rows are taken out of the table once and go back once: at a million users each touch of a row is a cache
+        miss. They are packed for the changelog while they are at hand.
+        """
         columns, metrics, open_ = self._columns, self._metrics, self._open
-        slots = columns.slots(users)
-        rows = columns.rows
+        of_batch, row = np.unique(slots, return_inverse=True)
+        rows = gather(columns.rows, of_batch)
         # The row's own fence: without transactions a row may be ahead of the applied record.
-        fenced = events["offset"] < rows["fence"][slots, events["source"]]
-        duplicate = is_duplicate(events, slots, rows) & ~fenced
-        for outcome, which in (("fenced", fenced), ("duplicate", duplicate), ("applied", ~(fenced | duplicate))):
-            for source, n in enumerate(np.bincount(events["source"][which], minlength=len(SOURCES)).tolist()):
-                if n:
-                    metrics.event[SOURCES[source], outcome].inc(n)
-        order = np.flatnonzero(~(fenced | duplicate))
+        fenced = events["offset"] < rows["fence"][row, events["source"]]
+        duplicate = is_duplicate(events, row, rows) & ~fenced
+        new = ~(fenced | duplicate)
+        sources = np.unique(events["source"]).tolist()
+        for source in sources:
+            of_source = events["source"] == source
+            for outcome, which in (("fenced", fenced), ("duplicate", duplicate), ("applied", new)):
+                metrics.event[SOURCES[source], outcome].inc(int(np.count_nonzero(which & of_source)))
+        order = np.flatnonzero(new)
         order = order[apply_order(events[order])]
         draw = np.empty(len(events))
-        for source in range(len(SOURCES)):
+        for source in sources:
             of_source = events["source"] == source
-            if of_source.any():
-                draw[of_source] = draws(self._emitter.topic_hashes[source], self.number, events["offset"][of_source])
+            draw[of_source] = draws(self._emitter.topic_hashes[source], self.number, events["offset"][of_source])
         lap("absorb")
         now_ms = time.time_ns() // 1_000_000
-        for piece in self._pieces(slots[order]):
+        for piece in pieces(row[order], self._settings.user_events_max):
             at = order[piece]
+            applied = gather(events, at)
             outcome = self._shared.process(
-                events[at], slots[at], rows, in_force, now_ms, draw[at], self._settings.offer_max_age_ms, lap
+                applied, row[at], rows, in_force, now_ms, draw[at], self._settings.offer_max_age_ms, lap
             )
             emitted = self._emitter.emit(
-                events[at], [users[i] for i in at.tolist()], outcome, in_force, now_ms, self._sequence, metrics
+                applied, [users[i] for i in at.tolist()], outcome, in_force, now_ms, self._sequence, metrics
             )
-            self._sequence += int(np.count_nonzero(is_step(events[at])))
+            self._sequence += int(np.count_nonzero(is_step(applied)))
             open_.outputs.add(emitted)
             if len(emitted.offered):
                 open_.published_ms.append(published_ms[at[emitted.offered]])
             lap("emit")
-        for source, offset in next_offset.items():
-            rows["fence"][slots, SOURCES.index(source)] = offset
-        columns.touch(slots, open_.number)
+        for source in sources:
+            rows["fence"][:, source] = next_offset[SOURCES[source]]
+        scatter(columns.rows, of_batch, rows)
+        columns.touch(of_batch, open_.number)
         lap("absorb")
-
-    def _pieces(self, slots: NDArray[np.int64]) -> Sequence[slice]:
-        """Cut where a user would have more than `user_events_max` events in a piece."""
-        most = self._settings.user_events_max
-        pieces, start = [], 0
-        while start < len(slots):
-            over = np.flatnonzero(turn_of(slots[start:]) >= most)
-            end = start + int(over[0]) if len(over) else len(slots)
-            pieces.append(slice(start, end))
-            start = end
-        return pieces
+        open_.outputs.add_rows(columns.users(of_batch), pack(rows))
+        lap("emit")
 
     def _stopwatch(self) -> Callable[[str], None]:
         stages, clock = self._metrics.stage, time.perf_counter
@@ -341,7 +271,8 @@ class Partition:
 
         return lap
 
-    # --- committing -------------------------------------------------------------------------------------------------------------------
+    # --- committing ---------------------------------------------------------------------------------------------------
+    # ----------------
 
     def _ask_for_commit(self, *, at_once: bool) -> None:
         """Commit now when nothing waits, or much is due; else when the interval since the last commit has passed."""
@@ -362,10 +293,10 @@ class Partition:
     async def commit(self) -> None:
         """Send and store what was computed since the last commit.
 
-        1. Snapshot: the changed rows as bytes. A later batch may change the columns while these are on their way.
+        1. Snapshot: rows are bytes already. A later batch may change the columns while these are on their way.
         2. Send, see `_send`.
-        3. Store: RocksDB takes the bytes that were sent, never the columns, with the changelog's offset. Nothing is stored before
-           it is acknowledged, or a restart would take rows for applied that the changelog does not know.
+        3. Store: RocksDB takes the bytes that were sent, never the columns, with the changelog's offset. Nothing is
+           stored before it is acknowledged, or a restart would take rows for applied that the changelog does not know.
         4. Release: source offsets may be committed, slots may be evicted.
         """
         loop = asyncio.get_running_loop()
@@ -393,8 +324,6 @@ class Partition:
         open_ = self._open
         if not open_.n_batches:
             return None
-        began_s = time.perf_counter()
-        users, rows = self._columns.changed(open_.number)
         self._open = _Open(Outputs(), number=open_.number + 1)
         applied = Applied(
             row_format=ROW_FORMAT,
@@ -402,13 +331,11 @@ class Partition:
             sequence=self._sequence,
             sources={s: SourcePosition(self._topic_ids[s], self.read[s]) for s in SOURCES},
         )
+        rows = open_.outputs.rows
         if rows:
-            self._metrics.row_bytes.set(sum(map(len, rows)) / len(rows))
-        self._metrics.stage["emit"].observe(time.perf_counter() - began_s)
+            self._metrics.row_bytes.set(sum(map(len, rows.values())) / len(rows))
         return _Sent(
             open_.outputs,
-            users,
-            rows,
             applied_record.encode(applied),
             dict(self.read),
             open_.number,
@@ -418,7 +345,8 @@ class Partition:
     def _send(self, sent: _Sent) -> int:
         """At least once, in three steps, each begun when the one before is acknowledged (rule 21).
 
-        1. Offers, decisions and dead letters. Rows first would lose an offer: after a crash the row's fence would skip its event.
+        1. Offers, decisions and dead letters. Rows first would lose an offer: after a crash the row's fence would skip
+           its event.
         2. Rows.
         3. The applied record. It speaks for rows that must be there.
 
@@ -434,24 +362,23 @@ class Partition:
             for published_ms in sent.published_ms.tolist():
                 self._metrics.offer_latency.observe((now_ms - published_ms) / 1000)
         # 2.
-        if sent.rows:
-            producer.send(settings.changelog, sent.users, sent.rows)
-            producer.flush()
+        producer.send(settings.changelog, sent.outputs.rows.keys(), sent.outputs.rows.values())
+        producer.flush()
         # 3.
         return self._applied_producer.send_last(settings.changelog, applied_record.KEY, sent.applied) + 1
 
     def _keep(self, sent: _Sent, changelog_end: int) -> None:
         began_s = time.perf_counter()
         store = self._store
-        store.put(zip(sent.users, sent.rows, strict=True), changelog_end)
-        store.put([(applied_record.KEY, sent.applied)], changelog_end)
+        store.put(sent.outputs.rows, sent.applied, changelog_end)
         self._columns.stored(sent.number)
         self.changelog_end = changelog_end
         if store.flushed_s_ago * 1000 > self._settings.store_flush_interval_ms:
             store.flush()
         self._metrics.stage["store"].observe(time.perf_counter() - began_s)
 
-    # --- letting go -------------------------------------------------------------------------------------------------------------------
+    # --- letting go ---------------------------------------------------------------------------------------------------
+    # ----------------
 
     async def drain(self) -> None:
         """Wait for the batch in work and commit it."""

@@ -1,4 +1,4 @@
-"""All partitions of one worker: taken over and dropped as the group assigns them, asked by the transport where to read and commit."""
+"""All partitions of one worker: taken over and dropped as the group assigns them, asked by the transport."""
 
 import asyncio
 import logging
@@ -9,8 +9,9 @@ from faust.types import TP
 
 from stream.core.events import SOURCES
 from stream.errors import SetupError
-from stream.kafka.cluster import log_ranges, look
+from stream.kafka.cluster import Cluster, log_ranges, look
 from stream.kafka.partition import Partition, Shared
+from stream.kafka.takeover import Range
 from stream.settings import PARTITIONS_MAX_PER_WORKER, client_id
 
 logger = logging.getLogger(__name__)
@@ -53,8 +54,8 @@ class Partitions:
     async def take_over(self, wanted: set[int], still_ours: Callable[[], bool]) -> bool:
         """Own exactly `wanted`.
 
-        A partition that stays keeps its rows in memory if nobody else wrote to its changelog meanwhile: its end is that of our last
-        commit. Everything else starts over.
+        A partition that stays keeps its rows in memory if nobody else wrote to its changelog meanwhile: its end is that
+        of our last commit. Everything else starts over.
 
         Args:
             wanted: partition numbers.
@@ -78,7 +79,9 @@ class Partitions:
         loop = asyncio.get_running_loop()
         cluster = await loop.run_in_executor(None, look, settings, self._admin)
         topics = [settings.topic(source) for source in SOURCES] + [settings.changelog]
-        logs = await loop.run_in_executor(None, log_ranges, self._admin, [(t, p) for t in topics for p in sorted(wanted)])
+        logs = await loop.run_in_executor(
+            None, log_ranges, self._admin, [(t, p) for t in topics for p in sorted(wanted)]
+        )
         for number in sorted(set(self._open)):
             if self._open[number].changelog_end != logs[settings.changelog, number][1]:
                 logger.warning("partition %d: its changelog has grown meanwhile, taking it over anew", number)
@@ -89,13 +92,15 @@ class Partitions:
             async with asyncio.TaskGroup() as group:
                 for number in new:
                     group.create_task(self._take_over_one(number, cluster, logs, still_ours))
-        except* Exception as group:
+        except* Exception as group:  # noqa: BLE001 the first one speaks for all
             raise group.exceptions[0] from None
         finally:
             self._shared.metrics.restoring.set(0)
         return wanted <= set(self._open)
 
-    async def _take_over_one(self, number: int, cluster, logs, still_ours: Callable[[], bool]) -> None:  # type: ignore[no-untyped-def]
+    async def _take_over_one(
+        self, number: int, cluster: Cluster, logs: dict[tuple[str, int], Range], still_ours: Callable[[], bool]
+    ) -> None:
         if not still_ours():
             return
         partition = Partition(number, self._shared)
@@ -112,7 +117,7 @@ class Partitions:
         logger.info("partition %d: let go", number)
 
     async def drain(self) -> None:
-        """Commit what is in work, within `drain_timeout_ms`; a partition that does not manage is dropped uncommitted."""
+        """Commit what is in work, within `drain_timeout_ms`; what does not manage is dropped uncommitted."""
         timeout_s = self._settings.drain_timeout_ms / 1000
         drains = {asyncio.create_task(p.drain()): number for number, p in self._open.items()}
         if not drains:

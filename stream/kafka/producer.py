@@ -1,14 +1,14 @@
 """The bulk producer: librdkafka, one for each partition, writing to that partition by number.
 
-Its calls block and release the GIL, so each partition uses it from a thread of its own. Errors are never lost: a record that the broker
-refuses, or that cannot be delivered in time, is raised by the next `flush`.
+Its calls block and release the GIL, so each partition uses it from a thread of its own. Errors are never lost: a record
+that the broker refuses, or that cannot be delivered in time, is raised by the next `flush`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from stream.errors import DeliveryFailed
+from stream.errors import DeliveryError
 from stream.settings import Settings, client_id
 
 Header = tuple[str, bytes]
@@ -23,7 +23,8 @@ class BulkProducer:
         Args:
             settings: brokers and the time a delivery may take.
             partition: where every record goes.
-            report_offsets: call back for every record, so that `send_last` knows its offset; costs 0.5 us a record, so bulk goes without.
+            report_offsets: call back for every record, so that `send_last` knows its offset; costs 0.5 us a record, so
+                bulk goes without.
         """
         self._partition = partition
         self._failed: KafkaError | None = None
@@ -51,7 +52,7 @@ class BulkProducer:
         else:
             self._last_offset = message.offset() or 0
 
-    def send(self, topic: str, keys: Sequence[bytes], values: Iterable[bytes]) -> None:
+    def send(self, topic: str, keys: Iterable[bytes], values: Iterable[bytes]) -> None:
         """Hand over records; they are out after `flush`."""
         produce, note, partition = self._producer.produce, self._note, self._partition
         for key, value in zip(keys, values, strict=True):
@@ -80,13 +81,13 @@ class BulkProducer:
         """Wait until everything sent is acknowledged.
 
         Raises:
-            DeliveryFailed: something was not.
+            DeliveryError: something was not.
         """
         while self._producer.flush(1.0):
             if self._failed:
                 break
         if self._failed:
-            raise DeliveryFailed(f"partition {self._partition}: {self._failed.str()} ({self._failed.name()})")
+            raise DeliveryError(f"partition {self._partition}: {self._failed.str()} ({self._failed.name()})")
 
     def close(self) -> None:
         """Drop what is not sent."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from stream.errors import PartitionError, StoreCorrupt
+from stream.errors import PartitionError, StoreCorruptError
 from stream.kafka.store import Store
 from stream.settings import Settings, client_id
 
@@ -15,11 +15,13 @@ logger = logging.getLogger(__name__)
 _BULK = 10_000
 
 
-def restore(store: Store, settings: Settings, partition: int, log: tuple[int, int], count: Callable[[int], None]) -> int:
+def restore(
+    store: Store, settings: Settings, partition: int, log: tuple[int, int], count: Callable[[int], None]
+) -> int:
     """Read the changelog from where the store stands to its end.
 
-    Done means that the reader's position has reached the end, not that the last record was seen: the log has holes where transaction
-    markers and compacted records were.
+    Done means that the reader's position has reached the end, not that the last record was seen: the log has holes
+    where transaction markers and compacted records were.
 
     Args:
         store: changed.
@@ -32,12 +34,14 @@ def restore(store: Store, settings: Settings, partition: int, log: tuple[int, in
         Records read.
 
     Raises:
-        StoreCorrupt: the store stands beyond the end of the log: it belongs to a changelog that lost its end.
+        StoreCorruptError: the store stands beyond the end of the log: it belongs to a changelog that lost its end.
         PartitionError: nothing arrived for `restore_timeout_ms`.
     """
     topic, end = settings.changelog, log[1]
     if store.changelog_offset > end:
-        raise StoreCorrupt(f"{store.path}: stands at offset {store.changelog_offset} of {topic}[{partition}], which ends at {end}")
+        raise StoreCorruptError(
+            f"{store.path}: stands at offset {store.changelog_offset} of {topic}[{partition}], which ends at {end}"
+        )
     position = max(store.changelog_offset, log[0])
     if position >= end:
         return 0
@@ -74,12 +78,13 @@ def restore(store: Store, settings: Settings, partition: int, log: tuple[int, in
                 position = message.offset() + (error is None)
             if messages:
                 heard_at_s = time.monotonic()
-                store.put(records, position)
+                store.replay(records, position)
                 n += len(records)
                 count(len(records))
             elif time.monotonic() - heard_at_s > settings.restore_timeout_ms / 1000:
                 raise PartitionError(
-                    f"restore of {topic}[{partition}] stands at offset {position} of {end}: nothing read for {settings.restore_timeout_ms} ms"
+                    f"restore of {topic}[{partition}] stands at offset {position} of {end}: "
+                    f"nothing read for {settings.restore_timeout_ms} ms"
                 )
     finally:
         consumer.close()

@@ -1,25 +1,24 @@
 """The local store: every row of one partition in RocksDB, behind the columns.
 
-It holds what was sent, byte for byte, and where in the changelog that ends. There is no write-ahead log, for the changelog is one: after
-a kill the store stands at its last flush and the partition replays the changelog from there.
+It holds what was sent, byte for byte, and where in the changelog that ends. There is no write-ahead log, for the
+changelog is one: after a kill the store stands at its last flush and the partition replays the changelog from there.
 
-Rows are kept back in memory first (`pending`) and written when they have grown to some megabytes: a user who is active now costs one
-RocksDB write for many changes. A pending row is as good as a stored one to every reader.
+Rows are kept back in memory first (`pending`) and written when they have grown to some megabytes: a user who is active
+now costs one RocksDB write for many changes. A pending row is as good as a stored one to every reader.
 """
 
 import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
 
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
 from stream.core.row import ROW_FORMAT
-from stream.errors import StoreCorrupt
+from stream.errors import StoreCorruptError
 from stream.kafka import applied as applied_record
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ def shared_cache(n_bytes: int) -> Cache:
 
 def _options(cache: Cache) -> Options:
     options = Options(raw_mode=True)
-    options.create_if_missing(True)
+    options.create_if_missing(True)  # noqa: FBT003 rocksdict's own
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(3)
     options.set_compression_type(DBCompressionType.lz4())
@@ -49,7 +48,8 @@ def _options(cache: Cache) -> Options:
     table = BlockBasedOptions()
     table.set_block_cache(cache)
     table.set_block_size(16 << 10)
-    table.set_bloom_filter(10, False)  # most look-ups of a cold user are for one who is not there
+    # Most look-ups of a cold user are for one who is not there.
+    table.set_bloom_filter(10, False)  # noqa: FBT003
     table.set_cache_index_and_filter_blocks(True)
     options.set_block_based_table_factory(table)
     return options
@@ -68,7 +68,7 @@ class Store:
             pending_bytes_max: rows kept back before they are written.
 
         Raises:
-            StoreCorrupt: it belongs to something else, was written in another row format, or cannot be opened.
+            StoreCorruptError: it belongs to something else, was written in another row format, or cannot be opened.
         """
         self.path = path
         identity = {**identity, "row_format": ROW_FORMAT}
@@ -77,9 +77,9 @@ class Store:
             try:
                 found = json.loads(identity_file.read_text())
             except (OSError, ValueError) as e:
-                raise StoreCorrupt(f"{path}: no readable {_IDENTITY_FILE} ({e})") from e
+                raise StoreCorruptError(f"{path}: no readable {_IDENTITY_FILE} ({e})") from e
             if found != identity:
-                raise StoreCorrupt(f"{path}: belongs to {found}, wanted {identity}")
+                raise StoreCorruptError(f"{path}: belongs to {found}, wanted {identity}")
         else:
             path.mkdir(parents=True, exist_ok=True)
             identity_file.write_text(json.dumps(identity))
@@ -90,7 +90,7 @@ class Store:
             offset = self._db.get(_OFFSET_KEY)
             self.applied: bytes | None = self._db.get(applied_record.KEY)
         except Exception as e:  # rocksdict raises bare Exception for every RocksDB status
-            raise StoreCorrupt(f"{path}: RocksDB: {e}") from e
+            raise StoreCorruptError(f"{path}: RocksDB: {e}") from e
         self._db.set_write_options(self._write_options)
         self.changelog_offset = int.from_bytes(offset, "big") if offset else 0
         self._pending: dict[bytes, bytes | None] = {}
@@ -107,19 +107,29 @@ class Store:
             try:
                 stored = self._db.get([keys[i] for i in absent])
             except Exception as e:  # see __init__
-                raise StoreCorrupt(f"{self.path}: RocksDB: {e}") from e
+                raise StoreCorruptError(f"{self.path}: RocksDB: {e}") from e
             for i, row in zip(absent, stored, strict=True):
                 found[i] = row
         return found
 
-    def put(self, records: Iterable[tuple[bytes, bytes | None]], changelog_offset: int) -> None:
-        """Take in changelog records, the applied record among them, up to `changelog_offset`; value None removes a row."""
+    def put(self, rows: Mapping[bytes, bytes], applied: bytes, changelog_offset: int) -> None:
+        """Take in what a commit sent: packed rows by user, the applied record, the changelog's offset behind it."""
+        self._pending.update(rows)
+        self._pending_bytes += sum(map(len, rows.values()))
+        self.applied = applied
+        self._reach(changelog_offset)
+
+    def replay(self, records: Iterable[tuple[bytes, bytes | None]], changelog_offset: int) -> None:
+        """Take in records as they lie in the changelog, up to `changelog_offset`; value None removes a row."""
         for key, value in records:
             if key == applied_record.KEY:
                 self.applied = value
             else:
                 self._pending[key] = value
                 self._pending_bytes += len(key) + len(value or b"")
+        self._reach(changelog_offset)
+
+    def _reach(self, changelog_offset: int) -> None:
         self.changelog_offset = changelog_offset
         if self._pending_bytes > self._pending_bytes_max:
             self.write()
@@ -182,19 +192,18 @@ def set_aside(path: Path, why: Exception) -> None:
 def open_or_set_aside(
     path: Path, identity: dict[str, Any], cache: Cache, pending_bytes_max: int, age_max_s: float
 ) -> Store:
-    """A store that can be trusted: a bad one, or one not written to for `age_max_s`, is set aside and an empty one takes its place."""
+    """A store that can be trusted: one that is bad, or too old, is set aside and an empty one takes its place."""
     try:
-        age_s = time.time() - _written_at_s(path)
-        if age_s > age_max_s:
-            raise StoreCorrupt(f"{path}: last written {age_s:.0f} s ago, older than {age_max_s:.0f} s")
+        _check_age(path, age_max_s)
         return Store(path, identity, cache, pending_bytes_max)
-    except StoreCorrupt as e:
+    except StoreCorruptError as e:
         set_aside(path, e)
         return Store(path, identity, cache, pending_bytes_max)
 
 
-def _written_at_s(path: Path) -> float:
-    """When the store was last written to, by the clock of its files; now where there is none."""
-    return max((f.stat().st_mtime for f in (path / "rows").glob("*")), default=time.time())
-
-
+def _check_age(path: Path, age_max_s: float) -> None:
+    """By the clock of its files."""
+    now_s = time.time()
+    age_s = now_s - max((f.stat().st_mtime for f in (path / "rows").glob("*")), default=now_s)
+    if age_s > age_max_s:
+        raise StoreCorruptError(f"{path}: last written {age_s:.0f} s ago, older than {age_max_s:.0f} s")

@@ -1,7 +1,8 @@
 """Faust's table manager, replaced: a rebalance restores in bulk, partition by partition, with readers of our own.
 
-Faust still believes in a table with a changelog topic: that is how its assignor puts the changelog's partitions beside their source
-partitions. The record-by-record recovery through the app's one consumer is gone; the contract towards the app is kept.
+Faust still believes in a table with a changelog topic: that is how its assignor puts the changelog's partitions beside
+their source partitions. The record-by-record recovery through the app's one consumer is gone; the contract towards the
+app is kept.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ class TakeOver(Service):
     A rebalance that comes during a take-over cancels it by its generation.
     """
 
-    def __init__(self, app: Any, tables: "PartitionManager", **kwargs: Any) -> None:  # noqa: ANN401 Faust's own signature
+    def __init__(self, app: Any, tables: "PartitionManager", **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(**kwargs)
         self.app = app
         self.tables = tables
@@ -40,6 +41,7 @@ class TakeOver(Service):
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
         """A new assignment."""
+        del assigned, revoked, newly_assigned  # all tables have one changelog: the assignor knows it
         self._generation = generation_id
         self.completed.clear()
         self._assigned.set()
@@ -56,7 +58,9 @@ class TakeOver(Service):
                 tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic in self.tables.changelog_topics
             }
             try:
-                complete = await self.app.partitions.take_over(wanted, lambda g=generation: g == self.app.consumer_generation_id)
+                complete = await self.app.partitions.take_over(
+                    wanted, lambda g=generation: g == self.app.consumer_generation_id
+                )
             except Exception as e:  # noqa: BLE001 a partition that cannot be taken over ends the process, loudly
                 self.app.fatal(e)
                 return
@@ -101,7 +105,7 @@ class PartitionManager(TableManager):
     _take_over: TakeOver | None = None
 
     @property
-    def recovery(self) -> TakeOver:  # type: ignore[override]
+    def recovery(self) -> TakeOver:
         """The service that Faust calls recovery."""
         if self._take_over is None:
             self._take_over = TakeOver(self.app, self, beacon=self.beacon, loop=self.loop)

@@ -1,14 +1,16 @@
 """Faust's transport, replaced: an agent gets one batch of one partition instead of one event.
 
-Registered as a Faust transport (entry point `faust.transports`, URL scheme `offerstream://`), built on Faust's aiokafka driver. Three
-things differ from it:
+Registered as a Faust transport (entry point `faust.transports`, URL scheme `offerstream://`), built on Faust's aiokafka
+driver. Three things differ from it:
 
-- `getmany` bundles what one poll brought into batches, one partition each, over all source topics, bounded in rows and bytes.
-- Where to read on, and what may be committed, the partitions say (`PartitionsT`). Faust's own acks decide nothing: it acks what it skips.
+- `getmany` bundles what one poll brought into batches, one partition each, over all source topics, bounded in rows and
+  bytes.
+- Where to read on, and what may be committed, the partitions say (`PartitionsT`). Faust's own acks decide nothing: it
+  acks what it skips.
 - Sources are read read_committed, and no offset is ever reset silently: a position outside the log is an error.
 
-Between two batches no record may be lost: one that was taken from the fetcher and not handed on is read again, because every resumption
-seeks to the partitions' own positions first.
+Between two batches no record may be lost: one that was taken from the fetcher and not handed on is read again, because
+every resumption seeks to the partitions' own positions first.
 """
 
 from collections import defaultdict
@@ -19,8 +21,6 @@ import aiokafka
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
-
-from stream.core.events import SOURCES
 
 
 class EventBatch(NamedTuple):
@@ -65,7 +65,8 @@ def bundle(
 ) -> Iterator[EventBatch]:
     """Make batches of one poll: each of one partition, all its topics together, in offset order, within bounds.
 
-    Partitions take turns, so that a long one does not hold the others up. A record larger than `bytes_max` makes a batch of its own.
+    Partitions take turns, so that a long one does not hold the others up. A record larger than `bytes_max` makes a
+    batch of its own.
     """
     waiting = set(more_waits)
     by_partition: dict[int, list[ConsumerRecord[bytes, bytes]]] = defaultdict(list)
@@ -112,8 +113,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def waits(self, tp: TP) -> bool:
         """Whether the log of `tp` goes on behind what was read, as far as the last fetch knew."""
-        state = self._ensure_consumer()._subscription.subscription.assignment.state_value(TopicPartition(*tp))  # noqa: SLF001
-        return state is not None and state.has_valid_position and state.lso is not None and state.position < state.lso
+        subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001
+        state = subscription.assignment.state_value(TopicPartition(*tp))
+        known = state is not None and state.has_valid_position and state.lso is not None
+        return known and state.position < state.lso
 
     def lag(self) -> dict[TP, int]:
         """Last stable offset by source partition, where a fetch has told it."""
@@ -139,10 +142,11 @@ class Consumer(driver.Consumer):
         found: PartitionsT = self.app.partitions
         return found
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 Faust's own
         """Batches of the next poll, with the offset of their last record.
 
-        A poll that ends while the flow is stopped, or in another generation, is dropped whole: what resumes the flow seeks.
+        A poll that ends while the flow is stopped, or in another generation, is dropped whole: what resumes the flow
+        seeks.
         """
         records, _ = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
@@ -159,7 +163,11 @@ class Consumer(driver.Consumer):
             await self._seek_to({tp: found[0].offset for tp, found in wanted.items() if tp not in taken})
         waiting = {tp.partition for tp in taken if self._thread.waits(tp)}
         batches = bundle(
-            {tp: wanted[tp] for tp in taken}, partitions.source_of, partitions.batch_rows, partitions.batch_bytes, waiting
+            {tp: wanted[tp] for tp in taken},
+            partitions.source_of,
+            partitions.batch_rows,
+            partitions.batch_bytes,
+            waiting,
         )
         for batch in batches:
             if not self.flow_active or self.app.consumer_generation_id != generation:
@@ -199,6 +207,7 @@ class Consumer(driver.Consumer):
 
     def _filter_committable_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
         """What the partitions say, whatever Faust believes is acked."""
+        del tps
         return {tp: offset for tp, offset in self.partitions.committable().items() if self._should_commit(tp, offset)}
 
     async def wait_empty(self) -> None:

@@ -1,0 +1,121 @@
+"""Taking over a partition: its store brought up to the changelog's end, the applied record held against the sources."""
+
+import logging
+from typing import NamedTuple
+
+import msgspec
+from rocksdict import Cache
+
+from stream.core.events import SOURCES
+from stream.errors import SourceLostError, StoreCorruptError
+from stream.kafka import applied as applied_record
+from stream.kafka.cluster import Cluster
+from stream.kafka.restore import restore
+from stream.kafka.store import Store, open_or_set_aside, set_aside
+from stream.metrics import Metrics
+from stream.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Range = tuple[int, int]
+"""(first offset, last stable offset) of a log."""
+
+STORE_AGE_MAX_S = 12 * 3600
+"""Half of the changelog's `delete.retention.ms`: an older store may hold users who were erased meanwhile."""
+
+
+def open_store(
+    settings: Settings, partition: int, cluster: Cluster, log: Range, cache: Cache, metrics: Metrics
+) -> tuple[Store, int]:
+    """The partition's store as of the changelog's end, and how many records that took.
+
+    A store that turns out bad, when it is opened or while it is brought up to date, is set aside once.
+
+    Raises:
+        PartitionError: see `restore`.
+    """
+    path = settings.data_dir / settings.app_id / str(partition)
+    identity = {
+        "cluster": cluster.cluster_id,
+        "changelog": cluster.topic_ids[settings.changelog],
+        "partitions": settings.partitions,
+    }
+    store = open_or_set_aside(path, identity, cache, settings.store_pending_bytes, STORE_AGE_MAX_S)
+    try:
+        return store, _bring_up(store, settings, partition, log, metrics)
+    except (StoreCorruptError, msgspec.MsgspecError) as e:
+        store.abandon()
+        set_aside(path, e)
+    store = Store(path, identity, cache, settings.store_pending_bytes)
+    return store, _bring_up(store, settings, partition, log, metrics)
+
+
+def _bring_up(store: Store, settings: Settings, partition: int, log: Range, metrics: Metrics) -> int:
+    n = restore(store, settings, partition, log, metrics.restore_rows.inc)
+    if store.applied is not None:
+        applied_record.decode(store.applied)
+    return n
+
+
+class Position(NamedTuple):
+    """Where a partition goes on."""
+
+    sequence: int
+    """Steps applied before."""
+    read: dict[str, int]
+    """Next offset by source."""
+
+
+def where_to_go_on(
+    record: bytes | None,
+    settings: Settings,
+    partition: int,
+    topic_ids: dict[str, str],
+    logs: dict[str, Range],
+    metrics: Metrics,
+) -> Position:
+    """Hold the applied record against the source topics.
+
+    Without a record the partition begins at the earliest offsets.
+
+    Args:
+        record: as it lies in the changelog.
+        settings: partition count, what to do about lost events.
+        partition: its number.
+        topic_ids: by source, as they are now.
+        logs: by source, as they are now.
+        metrics: lost events are counted.
+
+    Raises:
+        SourceLostError: a topic is another one, ends before what was applied, or lost events that were not.
+    """
+    if record is None:
+        return Position(0, {source: logs[source][0] for source in SOURCES})
+    applied = applied_record.decode(record)
+    if applied.partitions != settings.partitions:
+        raise SourceLostError(
+            f"partition {partition}: its rows were made with {applied.partitions} partitions, now there are "
+            f"{settings.partitions}"
+        )
+    read = {}
+    for source in SOURCES:
+        first, end = logs[source]
+        topic = f"{settings.topic(source)}[{partition}]"
+        position = applied.sources.get(source)
+        if position is None:  # a source that is new to the product
+            read[source] = first
+            continue
+        applied_to = position.next_offset
+        if position.topic_id != topic_ids[source]:
+            raise SourceLostError(f"{topic}: deleted and made anew since offset {applied_to} was applied")
+        if applied_to > end:
+            raise SourceLostError(f"{topic}: applied up to offset {applied_to}, but the log ends at {end}")
+        if applied_to < first:
+            lost = first - applied_to
+            message = f"{topic}: {lost} events before offset {first} were deleted by retention before they were applied"
+            if settings.lost_events == "stop":
+                raise SourceLostError(f"{message}; OFFERSTREAM_LOST_EVENTS=count goes on without them")
+            logger.error("%s; going on without them", message)
+            metrics.events_lost.inc(lost)
+        read[source] = max(applied_to, first)
+    return Position(applied.sequence, read)
