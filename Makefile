@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
-PYTEST := $(PY) -m pytest
+# make test PYTEST_ARGS="tests/broker -x" runs a part.
+PYTEST = $(PY) -m pytest $(PYTEST_ARGS)
 
 # Ctrl-C reaches make and what it runs at once; a target that was cut short is not taken for done.
 .DELETE_ON_ERROR:
@@ -60,6 +61,10 @@ shop-eval: setup ## what the offers earn in the simulated shop, against its hold
 .PHONY: deploy-test
 deploy-test: setup ## the Helm chart, alerts and image; gets helm and promtool where it can
 	@$(PY) -m tests.deploy
+
+.PHONY: docs
+docs: setup ## write the pages that are made from the code: docs/cli.md
+	@$(PY) tools/write_cli_docs.py
 
 .PHONY: lock
 lock: setup ## pin the newest versions allowed by pyproject.toml, and Kafka's jars (needs the network)
