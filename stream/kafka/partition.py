@@ -400,8 +400,8 @@ class Partition:
             await asyncio.gather(self._commit_task, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
+        for producer in (self._producer, self._applied_producer):
+            producer.close()  # from here: an abandoned send may hold the partition's own thread
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._producer.close)
-        await loop.run_in_executor(self._thread, self._applied_producer.close)
         await loop.run_in_executor(self._shared.compute, self._store.close if keep_store else self._store.abandon)
         self._thread.shutdown(wait=False)

@@ -56,16 +56,22 @@ class BulkProducer:
         """Hand over records; they are out after `flush`."""
         produce, note, partition = self._producer.produce, self._note, self._partition
         for key, value in zip(keys, values, strict=True):
-            try:
-                produce(topic, value, key, partition, note)
-            except BufferError:  # librdkafka's own queue is full: let it send
-                self._producer.flush(1.0)
-                produce(topic, value, key, partition, note)
+            while True:
+                try:
+                    produce(topic, value, key, partition, note)
+                    break
+                except BufferError:
+                    self._make_room()
 
     def send_with_headers(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None, list[Header]]]) -> None:
         """Hand over records that have headers."""
         for key, value, headers in records:
-            self._producer.produce(topic, value, key, self._partition, self._note, headers=headers)
+            while True:
+                try:
+                    self._producer.produce(topic, value, key, self._partition, self._note, headers=headers)
+                    break
+                except BufferError:
+                    self._make_room()
 
     def send_last(self, topic: str, key: bytes, value: bytes) -> int:
         """Send one record, wait until it is acknowledged.
@@ -77,6 +83,15 @@ class BulkProducer:
         self.flush()
         return self._last_offset
 
+    def _make_room(self) -> None:
+        """librdkafka's own queue is full: let it send."""
+        self._producer.flush(1.0)
+        self._check()
+
+    def _check(self) -> None:
+        if self._failed:
+            raise DeliveryError(f"partition {self._partition}: {self._failed.str()} ({self._failed.name()})")
+
     def flush(self) -> None:
         """Wait until everything sent is acknowledged.
 
@@ -84,10 +99,8 @@ class BulkProducer:
             DeliveryError: something was not.
         """
         while self._producer.flush(1.0):
-            if self._failed:
-                break
-        if self._failed:
-            raise DeliveryError(f"partition {self._partition}: {self._failed.str()} ({self._failed.name()})")
+            self._check()
+        self._check()
 
     def close(self) -> None:
         """Drop what is not sent."""

@@ -111,6 +111,21 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = 500  # noqa: SLF001
         return consumer
 
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 Faust's own
+        max_records: int | None = None,
+    ) -> dict[TP, list[ConsumerRecord[bytes, bytes]]]:
+        """As the driver does; then those who were served go to the back, so that no partition waits for a long one."""
+        found = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        prefetched = consumer._fetcher._records  # noqa: SLF001
+        for tp in found:
+            if tp in prefetched:
+                prefetched.move_to_end(tp)
+        return found
+
     def waits(self, tp: TP) -> bool:
         """Whether the log of `tp` goes on behind what was read, as far as the last fetch knew."""
         subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001
