@@ -112,6 +112,8 @@ def _check_arms(document: Document, sound: Sound) -> Iterator[Problem]:
             elif arm["id"] == "none":
                 yield Problem(("arms", i, "id"), "'none' is always an arm and means no offer")
             seen.setdefault(arm["id"], i)
+        if not sound("arms", i, "kind"):
+            continue  # the schema has not looked at the rest
         if sound("arms", i, "percent") and abs(arm["percent"] * 100 - round(arm["percent"] * 100)) > 1e-6:
             yield Problem(("arms", i, "percent"), f"must have at most two decimals, this is {arm['percent']}")
         if sound("arms", i, "tiers"):
@@ -129,10 +131,11 @@ def _check_tiers(tiers: list[dict[str, int]], path: Path) -> Iterator[Problem]:
 
 
 def _check_policy(document: Document, sound: Sound) -> Iterator[Problem]:
-    if not sound("policy", "kind") or not isinstance(document.get("arms"), list):
+    if not sound("policy", "kind") or not isinstance(document.get("arms"), list) or not document["arms"]:
         return
     policy = document["policy"]
-    arms = {arm["id"]: i for i, arm in enumerate(document["arms"]) if sound("arms", i, "id")}
+    # An arm with faults of its own is still one that can be named.
+    arms = [str(arm["id"]) for arm in document["arms"] if isinstance(arm, Mapping) and "id" in arm]
     uses = [("arm",)] if policy["kind"] != "segment" else [("arms", segment) for segment in policy.get("arms", ())]
     for use in uses:
         if not sound("policy", *use):

@@ -75,7 +75,7 @@ def holdout(users: NDArray[np.uint64], salt: int, share: float) -> NDArray[np.bo
     return _unit(splitmix64(users ^ splitmix64(np.array([salt], np.uint64)))) < share
 
 
-# What has been found so far about a trigger: columns of `found`. The arm's own depth and value are looked up at the end.
+# What is found about a trigger: columns of `found`. The arm's own depth and value are looked up at the end.
 _CAMPAIGN, _ARM, _REASON, _HOLDOUT, _DEPTH_BP = range(5)
 _NOTHING = np.array([NONE, NONE, Reason.NOT_ELIGIBLE, 0, 0])
 # The reason by (an arm was chosen) + 2 * (the user is held out), of live campaigns and of dry runs.
