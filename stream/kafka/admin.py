@@ -214,9 +214,9 @@ def _wrong_counts(found: dict[str, Found], wanted: dict[str, Plan], partitions: 
             )
         elif keyed_by_user and has != partitions:
             problems.append(
-                f"{line}too {'few' if has < partitions else 'many'}, OFFERSTREAM_PARTITIONS is {partitions}. All topics "
-                f"keyed by user have one count, fixed for life: if all have {has}, set OFFERSTREAM_PARTITIONS={has}; else "
-                "delete these, then `python -m stream topics create`."
+                f"{line}too {'few' if has < partitions else 'many'}, OFFERSTREAM_PARTITIONS is {partitions}. All "
+                f"topics keyed by user have one count, fixed for life: if all have {has}, set OFFERSTREAM_PARTITIONS="
+                f"{has}; else delete these, then `python -m stream topics create`."
             )
     return problems
 

@@ -10,7 +10,7 @@ reporting currency) is checked by `decode`.
 
 import hashlib
 from enum import StrEnum, unique
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -33,6 +33,8 @@ DETAIL_CHARS_MAX = 300
 
 TIME_MAX_MS = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z: the last time that ISO 8601 writes in four digits."""
+
+ORDER_LINES_MAX = 500
 
 Id = Annotated[str, Meta(min_length=1, max_length=128)]
 OptionalId = Annotated[str, Meta(max_length=128)] | None
@@ -103,7 +105,7 @@ class Order(Source, kw_only=True, gc=False, omit_defaults=True):
 
     kind: Literal["placed", "cancelled", "returned"]
     order_id: Id
-    lines: Annotated[list[OrderLine], Meta(max_length=500)] | None = None
+    lines: Annotated[list[OrderLine], Meta(max_length=ORDER_LINES_MAX)] | None = None
     total_minor: Minor
     discount_minor: Minor | None = None
     currency: Currency
@@ -210,7 +212,7 @@ class DeadReason(StrEnum):
     UNEXPECTED = "unexpected"
 
 
-class DeadLetter(NamedTuple):
+class DeadLetter(Struct, frozen=True, gc=False):
     """A record that was refused: where it came from, its bytes as they came, and why."""
 
     topic: str

@@ -3,7 +3,9 @@
 This runs once for every event there is, so its costs are counted in nanoseconds; docs/topics.md has the figures.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import compress
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -79,85 +81,82 @@ def decode(source: str, records: Sequence[Record], partition: int, n_partitions:
     """
     keys: list[Any] = [r.key for r in records]  # None only until step 1 is done
     values: list[Any] = [r.value for r in records]
+    offsets = [r.offset for r in records]
+    timestamps = [r.timestamp for r in records]
+    places: Sequence[int] = range(len(records))
     refused: dict[int, Fault] = {}  # place in `records` -> fault
     # 1. What is wrong without reading it. `all` and `max` look at a good batch in nanoseconds.
     if not all(keys) or max(map(len, keys), default=0) > KEY_BYTES_MAX:
-        _refuse_keys(keys, refused)
+        refused |= {i: _key_fault(keys[i]) for i in places if not 0 < len(keys[i] or b"") <= KEY_BYTES_MAX}
     if not all(values) or max(map(len, values), default=0) > VALUE_BYTES_MAX:
-        _refuse_values(values, refused)
+        wrong = [i for i, value in enumerate(values) if not value or len(value) > VALUE_BYTES_MAX]
+        refused = {i: _value_fault(values[i]) for i in wrong} | refused
     for i in refused:
         values[i] = b""
     # 2. Read: types, static bounds.
-    structs, unknown_fields = read(source, [r.offset for r in records], values, refused)
-    good, keys = _without(refused, records, keys)
+    structs, unknown_fields = read(source, offsets, values, refused)
+    if refused:
+        places, keys, offsets, timestamps = _without(refused, places, keys, offsets, timestamps)
     # 3. What only the record around the value can tell. The first fault found is the one that is reported.
     found: dict[int, Fault] = {}
+    time_ms = np.fromiter([s.time_ms for s in structs], np.int64, len(structs))
     _check_users(keys, structs, found)
     _check_partition(keys, partition, n_partitions, found)
-    _check_times(good, structs, found)
+    _check_times(time_ms, timestamps, found)
     _check_currency(structs, currency, found)
     if source == "feedback":
         _check_feedback(structs, found)
     if found:
-        places = [i for i in range(len(records)) if i not in refused] if refused else range(len(records))
         refused |= {places[i]: fault for i, fault in found.items()}
-        structs = [s for i, s in enumerate(structs) if i not in found]
-        good, keys = _without(found, good, keys)
+        structs, keys, offsets = _without(found, structs, keys, offsets)
+        time_ms = np.delete(time_ms, list(found))
     # 4. Columns.
     events = np.zeros(len(structs), EVENT)
-    if structs:
-        events["time_ms"] = [s.time_ms for s in structs]
-        events["offset"] = [r.offset for r in good]
-        events["user"] = [xxh3_64_intdigest(key) for key in keys]
-        events["event_id"] = _hashes([s.event_id for s in structs])
-        events["source"] = SOURCES.index(source)
-        codes = KINDS_OF_SOURCE[source]
-        events["kind"] = [codes[s.kind] for s in structs]
-        _FILL[source](events, structs)
+    events["time_ms"] = time_ms
+    events["offset"] = offsets
+    events["user"] = [xxh3_64_intdigest(key) for key in keys]
+    events["event_id"] = _hashes([s.event_id for s in structs])
+    events["source"] = SOURCES.index(source)
+    codes = KINDS_OF_SOURCE[source]
+    events["kind"] = [codes[s.kind] for s in structs]
+    _FILL[source](events, structs)
     dead = [_dead_letter(records[i], partition, refused[i]) for i in sorted(refused)]
     return Decoded(keys, events, dead, unknown_fields)
 
 
-def _without(
-    refused: dict[int, Fault], records: Sequence[Record], keys: list[Any]
-) -> tuple[Sequence[Record], list[bytes]]:
-    if not refused:
-        return records, keys
-    places = [i for i in range(len(keys)) if i not in refused]
-    return [records[i] for i in places], [keys[i] for i in places]
+def _without(gone: Collection[int], *columns: Any) -> list[list[Any]]:  # noqa: ANN401 (whatever the columns hold)
+    """The columns less what stands at some places."""
+    stays = bytearray(b"\1") * len(columns[0])
+    for i in gone:
+        stays[i] = 0
+    return [list(compress(column, stays)) for column in columns]
 
 
 def _dead_letter(record: Record, partition: int, fault: Fault) -> DeadLetter:
-    return DeadLetter(record.topic, partition, record.offset, record.timestamp, record.key, record.value, *fault)
+    return DeadLetter(
+        record.topic,
+        partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        fault.reason,
+        fault.field,
+        fault.detail,
+    )
 
 
-# --- 1. without reading -----------------------------------------------------------------------------------------------
+def _key_fault(key: bytes | None) -> Fault:
+    if not key:
+        return Fault(DeadReason.KEY_MISSING, "", "the key is null" if key is None else "the key is empty")
+    return Fault(DeadReason.KEY_TOO_LONG, "", f"the key has {len(key)} bytes, at most {KEY_BYTES_MAX} are allowed")
 
 
-def _refuse_keys(keys: list[bytes | None], refused: dict[int, Fault]) -> None:
-    for i, key in enumerate(keys):
-        if not key:
-            refused[i] = Fault(DeadReason.KEY_MISSING, "", "the key is null" if key is None else "the key is empty")
-        elif len(key) > KEY_BYTES_MAX:
-            refused[i] = Fault(
-                DeadReason.KEY_TOO_LONG, "", f"the key has {len(key)} bytes, at most {KEY_BYTES_MAX} are allowed"
-            )
-
-
-def _refuse_values(values: list[bytes | None], refused: dict[int, Fault]) -> None:
-    for i, value in enumerate(values):
-        if i in refused:
-            continue
-        if not value:
-            refused[i] = Fault(
-                DeadReason.VALUE_MISSING, "", "the value is null" if value is None else "the value is empty"
-            )
-        elif len(value) > VALUE_BYTES_MAX:
-            refused[i] = Fault(
-                DeadReason.VALUE_TOO_LARGE,
-                "",
-                f"the value has {len(value)} bytes, at most {VALUE_BYTES_MAX} are allowed",
-            )
+def _value_fault(value: bytes | None) -> Fault:
+    if not value:
+        return Fault(DeadReason.VALUE_MISSING, "", "the value is null" if value is None else "the value is empty")
+    detail = f"the value has {len(value)} bytes, at most {VALUE_BYTES_MAX} are allowed"
+    return Fault(DeadReason.VALUE_TOO_LARGE, "", detail)
 
 
 # --- 3. value and record ----------------------------------------------------------------------------------------------
@@ -169,11 +168,10 @@ def _check_users(keys: list[bytes], structs: list[Source], found: dict[int, Faul
     joined = b"\n".join(keys)
     if joined.count(b"\n") == len(keys) - 1 and "\n".join(users).encode() == joined:
         return
-    for i, (key, user) in enumerate(zip(keys, users, strict=True)):
-        if user.encode() == key:
-            continue
+    differ = map(operator.ne, keys, map(str.encode, users))
+    for i in compress(range(len(keys)), differ):
         try:
-            key.decode()
+            keys[i].decode()
         except UnicodeDecodeError as error:
             found[i] = Fault(DeadReason.KEY_NOT_UTF8, "", str(error)[:DETAIL_CHARS_MAX])
         else:
@@ -193,11 +191,9 @@ def _check_partition(keys: list[bytes], partition: int, n_partitions: int, found
         )
 
 
-def _check_times(records: Sequence[Record], structs: list[Source], found: dict[int, Fault]) -> None:
-    n = len(structs)
-    time_ms = np.fromiter([s.time_ms for s in structs], "i8", n)
-    timestamps = np.fromiter([r.timestamp for r in records], "i8", n)
-    for i in np.flatnonzero(time_ms > timestamps + TIME_AHEAD_MAX_MS).tolist():
+def _check_times(time_ms: NDArray[np.int64], timestamps: list[int], found: dict[int, Fault]) -> None:
+    latest_ms = np.fromiter(timestamps, np.int64, len(timestamps)) + TIME_AHEAD_MAX_MS
+    for i in np.flatnonzero(time_ms > latest_ms).tolist():
         detail = f"{time_ms[i]} is more than {TIME_AHEAD_MAX_MS} ms after the record's timestamp {timestamps[i]}"
         found.setdefault(i, Fault(DeadReason.TIME_RANGE, "$.time_ms", detail))
 
