@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 import click
 import faust
 from confluent_kafka.admin import AdminClient
+from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from stream.errors import OfferstreamError, SetupError
 from stream.health import AdminServer, Progress, admin_app
-from stream.kafka.cluster import look
+from stream.kafka.cluster import log_ranges, look
 from stream.kafka.control import Control
 from stream.kafka.partition import Shared
 from stream.kafka.partitions import Partitions
@@ -34,7 +35,7 @@ EXIT_BUG = 70
 """Exit code when something was raised that should not be (EX_SOFTWARE of sysexits.h)."""
 
 STOP_TIMEOUT_S = 25.0
-SAMPLE_INTERVAL_S = 1.0
+SAMPLE_INTERVAL_S = 2.0
 
 
 class App(faust.App):
@@ -131,9 +132,10 @@ async def run(settings: Settings) -> None:
     control = Control(settings, metrics, App.fatal)
     await loop.run_in_executor(None, control.start)
     app = build_app(settings, metrics, control)
+    lag = Lag(app.partitions, admin_client)
     progress = Progress(
         positions=lambda: tuple(sorted(app.partitions.committable().items())),
-        lag=lambda: sum(_lag(app).values()),
+        lag=lambda: sum(lag.by_partition().values()),
         stall_s=settings.stall_ms / 1000,
     )
     server = AdminServer(
@@ -152,8 +154,9 @@ async def run(settings: Settings) -> None:
         ) from e
     logger.info("worker %s: metrics and probes at http://%s:%d", settings.app_id, settings.admin_host, port)
     starting = asyncio.ensure_future(app.start())
-    starting.add_done_callback(lambda t: t.exception() and app.fatal(t.exception()))
-    sampling = asyncio.ensure_future(_sample(app, metrics))
+    sampling = asyncio.ensure_future(_sample(app.partitions, lag, metrics))
+    for task in (starting, sampling):
+        task.add_done_callback(_fatal_if_failed)
     await stop.wait()
     logger.info("stopping: finishing what is in work")
     sampling.cancel()
@@ -165,21 +168,47 @@ async def run(settings: Settings) -> None:
     logger.info("stopped")
 
 
-def _lag(app: App) -> dict[Any, int]:
-    """Records between what is stored and the end of the log, by source partition, as far as fetches have told."""
-    if not app.tables.recovery.completed.is_set():
-        return {}
-    committed = app.partitions.committable()
-    return {tp: max(end - committed[tp], 0) for tp, end in app.consumer.log_ends().items() if tp in committed}
+def _fatal_if_failed(task: "asyncio.Future[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        App.fatal(error)
 
 
-async def _sample(app: App, metrics: Metrics) -> None:
+class Lag:
+    """Records between what is stored and the end of the log, by source partition.
+
+    The ends are asked for, not taken from fetches: a consumer that has stopped fetching would see no lag.
+    """
+
+    def __init__(self, partitions: Partitions, admin: AdminClient) -> None:
+        self._partitions = partitions
+        self._admin = admin
+        self._ends: dict[tuple[str, int], int] = {}
+
+    def look(self) -> None:
+        """Ask the brokers; blocks. While they do not answer, the lag is not known and counts as none."""
+        wanted = [(tp.topic, tp.partition) for tp in self._partitions.committable()]
+        try:
+            logs = log_ranges(self._admin, wanted)
+        except SetupError as e:
+            logger.warning("lag unknown: %s", e)
+            logs = {}
+        self._ends = {tp: end for tp, (_, end) in logs.items()}
+
+    def by_partition(self) -> dict[TP, int]:
+        """As of the last look."""
+        committed = self._partitions.committable()
+        return {tp: max(self._ends.get((tp.topic, tp.partition), 0) - offset, 0) for tp, offset in committed.items()}
+
+
+async def _sample(partitions: Partitions, lag: Lag, metrics: Metrics) -> None:
     """Keep the gauges current."""
+    loop = asyncio.get_running_loop()
     while True:
-        for tp, lag in _lag(app).items():
-            metrics.lag_events.labels(tp.topic, str(tp.partition)).set(lag)
-        metrics.rows["stored"].set(app.partitions.rows_stored())
-        metrics.rows["hot"].set(app.partitions.rows_hot())
+        await loop.run_in_executor(None, lag.look)
+        for tp, n in lag.by_partition().items():
+            metrics.lag_events.labels(tp.topic, str(tp.partition)).set(n)
+        metrics.rows["stored"].set(partitions.rows_stored())
+        metrics.rows["hot"].set(partitions.rows_hot())
         await asyncio.sleep(SAMPLE_INTERVAL_S)
 
 
@@ -216,6 +245,8 @@ def worker_command(log_level: str) -> None:
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     logging.Formatter.converter = time.gmtime
+    if log_level != "debug":  # services tell of their own start and stop under the names of our modules
+        logging.getLogger().handlers[0].addFilter(lambda record: not record.getMessage().startswith("[^"))
     for name in ("faust", "mode", "aiokafka", "aiohttp"):
         logging.getLogger(name).setLevel(logging.DEBUG if log_level == "debug" else logging.ERROR)
     asyncio.run(run(settings))

@@ -58,6 +58,8 @@ def log_ranges(admin: AdminClient, partitions: list[tuple[str, int]]) -> dict[tu
     Raises:
         SetupError: the leader does not answer.
     """
+    if not partitions:
+        return {}
     tps = [TopicPartition(topic, partition) for topic, partition in partitions]
     ends = []
     for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):

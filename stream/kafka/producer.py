@@ -84,7 +84,7 @@ class BulkProducer:
         return self._last_offset
 
     def _make_room(self) -> None:
-        """librdkafka's own queue is full: let it send."""
+        """The queue of librdkafka is full: let it send."""
         self._producer.flush(1.0)
         self._check()
 

@@ -133,15 +133,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         known = state is not None and state.has_valid_position and state.lso is not None
         return known and state.position < state.lso
 
-    def lag(self) -> dict[TP, int]:
-        """Last stable offset by source partition, where a fetch has told it."""
-        subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001
-        assignment = subscription.assignment if subscription else None
-        if assignment is None:
-            return {}
-        states = {TP(*tp): assignment.state_value(tp) for tp in assignment.tps}
-        return {tp: s.lso for tp, s in states.items() if s is not None and s.lso is not None}
-
 
 class Consumer(driver.Consumer):
     """Hands on batches; asks the partitions where to read and what to commit."""
@@ -232,10 +223,6 @@ class Consumer(driver.Consumer):
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Nothing: progress is watched by `stream.health`; the driver's check only logs, and looks at acks."""
-
-    def log_ends(self) -> dict[TP, int]:
-        """Last stable offset by source partition, as far as fetches have told."""
-        return self._thread.lag()
 
 
 class Transport(driver.Transport):
