@@ -1,0 +1,89 @@
+"""Topics of a test's own and what was published to them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+
+from stream.errors import SetupError
+from stream.kafka.admin import admin_client, create_topics
+from stream.kafka.cluster import look
+from stream.settings import Settings
+
+N_PARTITIONS = 3
+
+
+@dataclass
+class Record:
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+@pytest.fixture
+def settings(broker: str, topic_prefix: str) -> Settings:
+    """Of a worker that has topics of its own, without records."""
+    own = Settings(bootstrap=broker, topic_prefix=topic_prefix, app_id=topic_prefix + "app", partitions=N_PARTITIONS)
+    create_topics(own)
+    admin = admin_client(broker)
+    deadline = time.monotonic() + 30
+    while True:  # made, but not known to the broker's own metadata yet
+        try:
+            look(own, admin)
+        except SetupError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return own
+
+
+@pytest.fixture
+def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The same settings, as the command line reads them."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", settings.bootstrap)
+    monkeypatch.setenv("OFFERSTREAM_TOPIC_PREFIX", settings.topic_prefix)
+    monkeypatch.setenv("OFFERSTREAM_APP_ID", settings.app_id)
+    monkeypatch.setenv("OFFERSTREAM_PARTITIONS", str(settings.partitions))
+    return settings
+
+
+def end_of(consumer: Consumer, partition: TopicPartition) -> int:
+    """The log's end; a partition that was just made may have no leader yet."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            end: int = consumer.get_watermark_offsets(partition)[1]
+        except KafkaException:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return end
+
+
+@pytest.fixture
+def published(settings: Settings) -> Callable[[str], list[Record]]:
+    """All records of a source topic, partition by partition, in offset order."""
+
+    def read(source: str) -> list[Record]:
+        consumer = Consumer({"bootstrap.servers": settings.bootstrap, "group.id": "none", "enable.auto.commit": False})
+        topic = settings.topic(source)
+        try:
+            ends = {p: end_of(consumer, TopicPartition(topic, p)) for p in range(N_PARTITIONS)}
+            consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in ends])
+            found: list[Record] = []
+            deadline = time.monotonic() + 60
+            while len(found) < sum(ends.values()):
+                assert time.monotonic() < deadline, "the topic cannot be read to its end"
+                for m in consumer.consume(10_000, 0.5):
+                    assert m.error() is None, m.error()
+                    found.append(Record(source, m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value()))
+        finally:
+            consumer.close()
+        return sorted(found, key=lambda r: (r.partition, r.offset))
+
+    return read
