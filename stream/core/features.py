@@ -29,19 +29,21 @@ SHARE = 2.0**-7  # 128 = all
 
 FEATURES = (
     Feature("kind", 1.0, "code of the event kind, plus 128 if the event was late"),
-    Feature("gap", LOG, "log2(1 + seconds since the user's latest event)"),
-    Feature("since_buy", LOG, "log2(1 + seconds since the last order); 255 = never bought"),
-    Feature("tenure", LOG, "log2(1 + seconds since first seen)"),
+    Feature("gap", LOG, "log2(1 + seconds since the user's latest event); 0 if there is none or this one is late"),
+    Feature("since_buy", LOG, "log2(1 + seconds since the latest order, this one included); 255 = never bought"),
+    Feature("tenure", LOG, "log2(1 + seconds since the earliest event)"),
     Feature("events_1h", LOG, "log2(1 + events in 1 h)"),
     Feature("events_1d", LOG, "log2(1 + events in 1 d)"),
     Feature("views_7d", LOG, "log2(1 + product views in 7 d)"),
     Feature("carts_1d", LOG, "log2(1 + cart additions in 1 d)"),
     Feature("favourites_7d", LOG, "log2(1 + favourites in 7 d)"),
     Feature("buys_30d", LOG, "log2(1 + orders in 30 d)"),
-    Feature("category_share", SHARE, "share of this event's category in the user's affinities"),
-    Feature("product_seen", LOG, "log2(1 + times this product is among the user's last 16)"),
-    Feature("session_events", LOG, "log2(1 + events of this session)"),
-    Feature("hour", 1.0, "hour of day, UTC, 0 to 23"),
+    Feature(
+        "category_share", SHARE, "weight of this event's category among the user's categories, this event included"
+    ),
+    Feature("product_seen", LOG, "log2(1 + times this product is among the last 16 before this event)"),
+    Feature("session_events", LOG, "log2(1 + events of the session)"),
+    Feature("hour", 1.0, "hour of day of this event, UTC, 0 to 23"),
     Feature("price", LOG, "log2(1 + unit price in minor units); 0 = not given"),
     Feature("discount_share", SHARE, "share of the user's orders bought on discount"),
 )

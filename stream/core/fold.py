@@ -43,7 +43,7 @@ def turns(events: Events, row: NDArray[np.int64], table: Rows) -> Iterator[Turn]
         at = np.flatnonzero(~step)
         planned = plan(row[at])
         block = gather(table, planned.rows)
-        for round_, n in planned:
+        for round_, n in planned.rounds():
             note(gather(events, at[planned.order[round_]]), block[:n])
         scatter(table, planned.rows, block)
     at = np.flatnonzero(step)
@@ -51,7 +51,7 @@ def turns(events: Events, row: NDArray[np.int64], table: Rows) -> Iterator[Turn]
     order = at[planned.order]
     events = gather(events, order)
     block = gather(table, planned.rows)
-    for round_, n in planned:
+    for round_, n in planned.rounds():
         yield Turn(order[round_], events[round_], block[:n])
     scatter(table, planned.rows, block)
 

@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     starts: list[int]
     """[R + 1]: where each round begins in `order`."""
 
-    def __iter__(self) -> Iterator[tuple[slice, int]]:  # type: ignore[override]
+    def rounds(self) -> Iterator[tuple[slice, int]]:
         """(the round's place in `order`, its number of rows), round after round."""
         for start, end in zip(self.starts, self.starts[1:], strict=False):
             yield slice(start, end), end - start

@@ -97,6 +97,15 @@ if ROW.itemsize % 8:  # the packed form counts in words
 
 _MASK_BYTES = (WORDS + 7) // 8
 _HEAD_BYTES = 1 + _MASK_BYTES
+if _HEAD_BYTES % 8:  # so that a packed row is a whole number of words
+    raise AssertionError(_HEAD_BYTES)
+
+_POSITIONS = {
+    "step_pos": N_STEPS,
+    "step_count": N_STEPS + 1,
+    "recent_ids_pos": N_RECENT_IDS,
+    "recent_products_pos": N_RECENT_PRODUCTS,
+}
 
 Rows = NDArray[np.void]
 """An array of `ROW`."""
@@ -156,34 +165,50 @@ def pack(rows: Rows) -> list[bytes]:
     heads = np.empty((n, _HEAD_BYTES), "u1")
     heads[:, 0] = ROW_FORMAT
     heads[:, 1:] = np.packbits(mask, axis=1, bitorder="little")
-    head = heads.tobytes()
+    ends = np.cumsum(_n_words(heads) * 8).tolist()
     body = words[mask].tobytes()
-    ends = (np.cumsum(mask.sum(axis=1)) * 8).tolist()
-    packed = []
-    start = 0
-    for i, end in enumerate(ends):
-        packed.append(head[i * _HEAD_BYTES : (i + 1) * _HEAD_BYTES] + body[start:end])
-        start = end
-    return packed
+    return [
+        head + body[start:end]
+        for head, start, end in zip(heads.view(f"V{_HEAD_BYTES}")[:, 0].tolist(), [0, *ends], ends, strict=False)
+    ]
 
 
 def unpack(packed: Sequence[bytes]) -> Rows:
     """Rows from their packed form.
 
+    Returns:
+        ROW [N]: a view into a wider array, copied by whoever keeps it.
+
     Raises:
-        RowFormatError: the format byte is unknown or the length does not fit the mask.
+        RowFormatError: another format, or bytes that `pack` does not write. (Flipped bits within the words are for the
+            checksums of Kafka and of the store to find.)
     """
     n = len(packed)
     lengths = np.fromiter(map(len, packed), "i8", n)
-    if n and int(lengths.min()) < _HEAD_BYTES:
-        raise RowFormatError(f"a packed row of {int(lengths.min())} bytes: too short for its head of {_HEAD_BYTES}")
-    heads = np.frombuffer(b"".join([p[:_HEAD_BYTES] for p in packed]), "u1").reshape(n, _HEAD_BYTES)
-    if (heads[:, 0] != ROW_FORMAT).any():
-        found = sorted(set(heads[:, 0].tolist()) - {ROW_FORMAT})
-        raise RowFormatError(f"packed rows of format {found}; this version reads format {ROW_FORMAT}")
-    mask = np.unpackbits(heads[:, 1:], axis=1, count=WORDS, bitorder="little").view(bool)
-    if (mask.sum(axis=1) * 8 + _HEAD_BYTES != lengths).any():
+    if (lengths < _HEAD_BYTES).any():
+        raise RowFormatError(f"a packed row of {lengths.min()} bytes, too short for its head of {_HEAD_BYTES}")
+    formats = {p[0] for p in packed}
+    if formats - {ROW_FORMAT}:
+        raise RowFormatError(f"packed rows of format {sorted(formats - {ROW_FORMAT})}, this version reads {ROW_FORMAT}")
+    if (lengths % 8).any():
+        raise RowFormatError("a packed row that is no whole number of words")
+    words = np.frombuffer(b"".join(packed), "u8")
+    starts = (np.cumsum(lengths) - lengths) // 8
+    heads = words[starts[:, None] + np.arange(_HEAD_BYTES // 8)].view("u1")
+    if (heads[:, -1] >> (8 - (_MASK_BYTES * 8 - WORDS))).any() or (_n_words(heads) * 8 + _HEAD_BYTES != lengths).any():
         raise RowFormatError("a packed row whose length does not fit its mask")
-    words = np.zeros((n, WORDS), "u8")
-    words[mask] = np.frombuffer(b"".join([p[_HEAD_BYTES:] for p in packed]), "u8")
-    return words.view(ROW).reshape(n)
+    # The heads go along, as words before the row's, so that all bytes move at once.
+    filled = np.ones((n, _HEAD_BYTES // 8 + WORDS), bool)
+    filled[:, _HEAD_BYTES // 8 :] = np.unpackbits(heads[:, 1:], axis=1, count=WORDS, bitorder="little")
+    unpacked = np.zeros(filled.shape, "u8")
+    unpacked[filled] = words
+    rows: Rows = unpacked[:, _HEAD_BYTES // 8 :].view(ROW)[:, 0]
+    for field, size in _POSITIONS.items():
+        if (rows[field] >= size).any():
+            raise RowFormatError(f"a packed row whose {field} is {rows[field].max()}, beyond {size - 1}")
+    return rows
+
+
+def _n_words(heads: NDArray[np.uint8]) -> NDArray[np.int64]:
+    n_words: NDArray[np.int64] = np.bitwise_count(heads[:, 1:]).sum(axis=1, dtype=np.int64)
+    return n_words
