@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -69,6 +68,14 @@ def told() -> Iterator[None]:
         raise said from error
     except OSError as error:
         raise click.ClickException(f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")) from error
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in {"stream", "training", ""}:
+            raise
+        text = (
+            f"this needs the package {package!r}, which is not installed: pip install '.[training]' (or `make setup`)"
+        )
+        raise click.ClickException(text) from error
 
 
 @click.group(
@@ -123,10 +130,10 @@ def run(
     Every event is a decision point, its label a purchase of that user within the horizon. A fifth of the users is kept
     apart and never trained on: the figures are theirs.
     """
-    from training.sources import read_file, read_topics
-
     console = Console(stderr=True)
     with told():
+        from training.sources import read_file, read_topics
+
         if format_ is None and not _is_broker(events):
             what = (
                 "a file: say what it is by --format"
@@ -164,7 +171,6 @@ def _train(
     *,
     quick: bool,
 ) -> None:
-    _quiet_tensorflow()
     from training.errors import TrainingError
 
     if not len(log.events):
@@ -222,10 +228,10 @@ Examples:
 @prefix_option
 def publish(file: Path, force: bool, bootstrap: str, topic_prefix: str) -> None:
     """Make FILE the model that every worker uses; they take it over between two batches."""
-    from training.gates import not_passed
-    from training.publish import publish_champion
-
     with told():
+        from training.gates import not_passed
+        from training.publish import publish_champion
+
         data = file.read_bytes()
         model = load(data)
         problems = not_passed(model.metadata.metrics)
@@ -247,9 +253,9 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def list_(bootstrap: str, topic_prefix: str, as_json: bool) -> None:
     """Every published model, the champion marked."""
-    from training.publish import published
-
     with told():
+        from training.publish import published
+
         found = published(bootstrap, topic_prefix + "models")
     if as_json:
         click.echo(json.dumps([model.said() for model in found], indent=2))
@@ -257,15 +263,19 @@ def list_(bootstrap: str, topic_prefix: str, as_json: bool) -> None:
     if not found:
         click.echo("no model is published")
         return
-    table = Table("", "sha256", "published (UTC)", "kind", "AUC", "log loss", "bytes", "problem")
     for model in found:
         metrics = {} if model.metadata is None else model.metadata.metrics
-        auc, loss = (f"{metrics[name]:.4f}" if name in metrics else "" for name in ("auc", "log_loss"))
-        moment = datetime.fromtimestamp(model.published_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        kind = "" if model.metadata is None else f"{model.metadata.architecture}, {model.metadata.kind}"
-        mark = "champion" if model.champion else ""
-        table.add_row(mark, model.sha256[:16], moment, kind, auc, loss, f"{model.size_bytes}", model.problem)
-    Console().print(table)
+        moment = datetime.fromtimestamp(model.published_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        words = [
+            "champion" if model.champion else " " * 8,
+            model.sha256[:16],
+            moment,
+            f"{model.size_bytes} bytes",
+            "" if model.metadata is None else model.metadata.architecture,
+            f"AUC {metrics['auc']:.4f}" if "auc" in metrics else "",
+            model.problem,
+        ]
+        click.echo("  ".join(words).rstrip())
 
 
 @models.command(
@@ -280,9 +290,9 @@ Examples:
 @prefix_option
 def show(model: str, bootstrap: str, topic_prefix: str) -> None:
     """What MODEL says of itself, as JSON; MODEL is a file, the beginning of a SHA-256, or `champion`."""
-    from training.publish import of_file, published
-
     with told():
+        from training.publish import of_file, published
+
         if Path(model).is_file():
             found = [of_file(Path(model).read_bytes())]
         else:
@@ -299,12 +309,6 @@ def _is_broker(text: str) -> bool:
 
 def _progress(console: Console) -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
-
-
-def _quiet_tensorflow() -> None:
-    """Before its first import: no lines about CPU features; one order of summation: a seed gives the same file."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 def main() -> None:

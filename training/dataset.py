@@ -59,10 +59,9 @@ def build(log: EventLog, horizon_ms: int) -> Dataset:
     time_ms = events["time_ms"].astype(np.int64)
     known = time_ms <= time_ms.max() - horizon_ms
     if not known.any():
-        span_s, horizon_s = (time_ms.max() - time_ms.min()) / 1000, horizon_ms / 1000
-        raise TrainingError(
-            f"the log spans {span_s:g} s, not more than the horizon of {horizon_s:g} s: no label is known"
-        )
+        span_s = int(time_ms.max() - time_ms.min()) // 1000
+        text = f"the log spans {span_s} s, not more than the horizon of {horizon_ms // 1000} s: no label is known"
+        raise TrainingError(text)
     return Dataset(
         steps=steps[kept],
         label=buys_within(row, time_ms, events["kind"] == Kind.ORDER_PLACED, horizon_ms),
@@ -144,8 +143,8 @@ def split_by_user(dataset: Dataset, valid: float = 0.1, test: float = 0.2) -> Sp
         n, buys = int(part.known.sum()), int(part.label[part.known].sum())
         if n == 0 or (name != "validation" and buys in {0, n}):
             raise TrainingError(
-                f"of {len(dataset.user)} users, the {name} part has {len(part.user)}, with {n} decision points of which "
-                f"{buys} end in a purchase: both outcomes are needed. Give it a longer log, or another --horizon"
+                f"of {len(dataset.user)} users, the {name} part has {len(part.user)} with {n} decision points, {buys} "
+                "of them with a purchase to come: both outcomes are needed. Give it more events, or another --horizon"
             )
     return Split(parts["training"], parts["validation"], parts["test"])
 

@@ -1,6 +1,6 @@
 """A network as an ONNX file of one step, and the proof that it is the same network."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,17 +13,9 @@ from stream.core.features import dequantise
 from stream.core.row import N_FEATURES
 from stream.scoring.artefact import OUT_SUFFIX, SCORE_OUTPUT, STEP_INPUT
 from stream.scoring.session import open_session, run_sequence
+from training.metrics import Parity
 from training.models.recurrent import Recurrent
 from training.seeded import OPSET
-
-
-class Parity(NamedTuple):
-    """Largest absolute differences between scores."""
-
-    one_step: float
-    """TensorFlow against ONNX, single steps from drawn states, states included."""
-    sequence: float
-    """Stepping through ONNX against the whole sequence at once in TensorFlow, state never rounded."""
 
 
 def export(network: Recurrent) -> bytes:
@@ -33,24 +25,40 @@ def export(network: Recurrent) -> bytes:
     signature += [tf.TensorSpec((None, width), tf.float32, name=name) for name, width in network.state]
     step = tf.function(network.step, input_signature=signature)
     model, _ = tf2onnx.convert.from_function(step, input_signature=signature, opset=OPSET)
-    _name_outputs(model, [SCORE_OUTPUT, *(name + OUT_SUFFIX for name in names)])
+    _name(model, [SCORE_OUTPUT, *(name + OUT_SUFFIX for name in names)])
     onnx.checker.check_model(model)
     bare: bytes = model.SerializeToString(deterministic=True)
     return bare
 
 
-def _name_outputs(model: Any, names: list[str]) -> None:  # noqa: ANN401  onnx has no types
-    """tf2onnx calls the outputs of a function Identity, Identity_1 and so on, in order."""
-    new = {output.name: name for output, name in zip(model.graph.output, names, strict=True)}
-    for node in model.graph.node:
-        node.output[:] = [new.get(name, name) for name in node.output]
-        node.input[:] = [new.get(name, name) for name in node.input]
-    widths = [output.type.tensor_type.shape.dim[1].dim_value for output in model.graph.output]
-    del model.graph.output[:]
-    for name, width in zip(names, widths, strict=True):
-        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
-    for given in model.graph.input:
+def _name(model: Any, outputs: list[str]) -> None:  # noqa: ANN401  onnx has no types
+    """Give every value a name of our own.
+
+    tf2onnx calls the outputs of a function Identity, Identity_1 and so on, in order, and numbers the rest by what else
+    the process has converted: the same network would give another file the second time.
+    """
+    graph = model.graph
+    new = {given.name: given.name for given in graph.input}
+    new |= {output.name: name for output, name in zip(graph.output, outputs, strict=True)}
+    for node in graph.node:
+        for name in (*node.input, *node.output):
+            new.setdefault(name, f"v{len(new)}" if name else "")  # "" is an input left out
+        node.input[:] = [new[name] for name in node.input]
+        node.output[:] = [new[name] for name in node.output]
+        node.name = ""
+    for constant in graph.initializer:
+        constant.name = new[constant.name]
+    constants = sorted(graph.initializer, key=lambda constant: constant.name)
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
+    widths = [output.type.tensor_type.shape.dim[1].dim_value for output in graph.output]
+    del graph.output[:], graph.value_info[:]
+    for name, width in zip(outputs, widths, strict=True):
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
+    for given in graph.input:
         given.type.tensor_type.shape.dim[0].dim_param = "batch"
+    graph.name = "step"
+    model.producer_name, model.producer_version, model.doc_string, graph.doc_string = "offerstream", "", "", ""
 
 
 def parity(network: Recurrent, bare: bytes, steps: NDArray[np.uint8], seed: int = 0) -> Parity:

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from stream.scoring.artefact import MODEL_BYTES_MAX
-from training.export import Parity
-from training.metrics import Quality
+from training.metrics import Parity, Quality
 
 PARITY_MAX = 1e-5
 

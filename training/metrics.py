@@ -21,6 +21,15 @@ class Quality(NamedTuple):
     """Log loss of always saying the base rate: what a useful model must beat."""
 
 
+class Parity(NamedTuple):
+    """Largest absolute differences between scores."""
+
+    one_step: float
+    """TensorFlow against ONNX, single steps from drawn states, states included."""
+    sequence: float
+    """Stepping through ONNX against the whole sequence at once in TensorFlow, state never rounded."""
+
+
 def quality(label: NDArray[np.bool_], score: NDArray[np.float32]) -> Quality:
     """All of them.
 

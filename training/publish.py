@@ -53,7 +53,7 @@ def published(bootstrap: str, topic: str) -> list[Published]:
         count = topics.partitions([topic])[topic]
         if count != 1:
             raise TrainingError(f"the topic {topic} has {count} partitions, it must have 1")
-        for records in topics.read(topic, 0):
+        for _, records in topics.read([(topic, 0)]):
             for record in records:
                 if record.key is not None:
                     latest.pop(record.key, None)

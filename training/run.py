@@ -17,11 +17,11 @@ from stream.scoring.artefact import KIND_RECURRENT, Metadata, features_hash
 from stream.scoring.model import Model, load
 from training.artefact import golden_examples, with_metadata
 from training.dataset import Dataset, build, split_by_user
-from training.export import Parity, export, parity
+from training.export import export, parity
 from training.fit import Epoch, Fitted, Plan, fit
 from training.gates import gates, gates_said
 from training.log import EventLog
-from training.metrics import quality
+from training.metrics import Parity, quality
 from training.models.recurrent import Recurrent
 from training.models.registry import BUILDERS
 from training.serve import agreement, carried

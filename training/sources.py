@@ -3,12 +3,13 @@
 What a worker would refuse is refused here too and counted, so a model never learns from an event that no row has seen.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from stream.core.absorb import Events
 from stream.core.events import EVENT, SOURCES
@@ -22,6 +23,9 @@ from stream.shop.mapping import load_mapping
 from training.errors import TrainingError
 from training.log import Counts, EventLog, event_log
 from training.topics import CHUNK, Progress, Record, Topics
+
+Times = NDArray[np.int64]
+"""[N], milliseconds."""
 
 CURRENCY = "EUR"
 """Of amounts where neither the caller nor the format says."""
@@ -149,45 +153,47 @@ def read_topics(bootstrap: str, topic_prefix: str, currency: str, progress: Prog
         (n_partitions,) = set(counts.values())
         total = sum(topics.offsets_held(name, p) for name in names.values() for p in range(n_partitions))
         done = 0
-
-        def advanced(n: int) -> None:
-            nonlocal done
-            done += n
+        batches: list[list[tuple[Decoded, Times]]] = [[] for _ in range(n_partitions)]
+        sources = {name: source for source, name in names.items()}
+        for (name, partition), records in topics.read([(name, p) for name in sources for p in range(n_partitions)]):
+            batch = tally.take(decode(sources[name], records, partition, n_partitions, currency or CURRENCY))
+            batches[partition].append((batch, _published_ms(batch, records)))
+            done += len(records)
             progress(done, total)
-
-        def part(partition: int) -> tuple[list[bytes], Events]:
-            batches = []
-            for source, name in names.items():
-                for records in topics.read(name, partition):
-                    decoded = tally.take(decode(source, records, partition, n_partitions, currency or CURRENCY))
-                    batches.append((decoded, records))
-                    advanced(len(records))
-            return _merge(batches)
-
-        log = event_log(part(partition) for partition in range(n_partitions))
-    return log, tally.counts()
+    return event_log(_merge(of_partition) for of_partition in batches), tally.counts()
 
 
-def _merge(batches: list[tuple[Decoded, list[Record]]]) -> tuple[list[bytes], Events]:
-    """Batches of one partition, each of one source, in the order of its offsets: merged by the time of publication."""
-    users: list[bytes] = []
-    events = [np.empty(0, EVENT)]
-    times_ms = [np.empty(0, np.int64)]
-    latest_ms: dict[str, int] = {}
-    for decoded, records in batches:
-        offsets = np.array([record.offset for record in records], np.int64)
-        published_ms = np.array([record.timestamp for record in records], np.int64)
-        # A source keeps its own order, even where its producers' clocks do not.
-        topic = records[0].topic
-        published_ms = np.maximum(np.maximum.accumulate(published_ms), latest_ms.get(topic, 0))
-        latest_ms[topic] = int(published_ms[-1])
-        users += decoded.users
-        events.append(decoded.events)
-        times_ms.append(published_ms[np.searchsorted(offsets, decoded.events["offset"])])
+def _published_ms(batch: Decoded, records: list[Record]) -> Times:
+    """The record timestamps of a batch's events."""
+    offsets = np.array([record.offset for record in records], np.int64)
+    times_ms = np.array([record.timestamp for record in records], np.int64)
+    return times_ms[np.searchsorted(offsets, batch.events["offset"])]
+
+
+def _merge(batches: list[tuple[Decoded, Times]]) -> tuple[list[bytes], Events]:
+    """Batches of one partition, each of one source in the order of its offsets: merged by the time of publication."""
+    users = [user for batch, _ in batches for user in batch.users]
+    events = [np.empty(0, EVENT), *(batch.events for batch, _ in batches)]
+    times_ms = [np.empty(0, np.int64), *(times_ms for _, times_ms in batches)]
     joined = np.concatenate(events)
-    order = np.lexsort((joined["offset"], joined["source"], np.concatenate(times_ms)))
+    if not len(joined):
+        return users, joined
+    order = merged_order(joined["user"], joined["source"], joined["offset"], np.concatenate(times_ms))
     return [users[at] for at in order.tolist()], joined[order]
 
 
-ReadEvents = Callable[[Progress], tuple[EventLog, Counts]]
-"""A source, chosen: reads it whole."""
+def merged_order(
+    user: NDArray[np.uint64], source: NDArray[np.uint8], offset: NDArray[np.int64], published_ms: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The order of time of publication in which each user's events of one source keep the order of their offsets.
+
+    Producers' clocks may go back; a source's offsets are what a worker goes by. So of a user's events in one source,
+    each counts as published no earlier than those before it.
+    """
+    by_source = np.lexsort((offset, source, user))
+    user, source, times_ms = user[by_source], source[by_source], published_ms[by_source] - published_ms.min()
+    group = np.cumsum(np.r_[False, (user[1:] != user[:-1]) | (source[1:] != source[:-1])])
+    stride_ms = int(times_ms.max()) + 1  # groups one above the other, so that one running maximum serves all
+    no_earlier_ms = np.maximum.accumulate(group * stride_ms + times_ms) - group * stride_ms
+    order: NDArray[np.int64] = by_source[np.lexsort((offset[by_source], source, no_earlier_ms))]
+    return order

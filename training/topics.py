@@ -50,6 +50,7 @@ class Topics:
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 50,  # an end of a partition is told with an empty fetch
                 **_QUIET,
             }
         )
@@ -80,38 +81,46 @@ class Topics:
 
     def offsets_held(self, topic: str, partition: int) -> int:
         """From the first offset to the last: as many as there are records, or more where compaction left gaps."""
-        try:
-            first, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
-        except KafkaException as error:
-            raise no_answer(self._bootstrap, error) from error
-        return int(end) - int(first)
+        give_up_s = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                first, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
+            except KafkaException as error:
+                if time.monotonic() > give_up_s:
+                    raise no_answer(self._bootstrap, error) from error
+                time.sleep(0.1)  # a topic that was just made has no leader for a moment
+            else:
+                return int(end) - int(first)
 
-    def read(self, topic: str, partition: int) -> Iterator[list[Record]]:
-        """One partition in chunks, until its end as of when the reader gets there.
+    def read(self, partitions: list[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], list[Record]]]:
+        """Partitions side by side, in chunks of one of them, each until its end as of when the reader gets there.
+
+        Args:
+            partitions: (topic, partition) of each.
 
         Raises:
             TrainingError: the broker refuses, or goes silent before the end.
         """
-        self._consumer.assign([TopicPartition(topic, partition, 0)])
+        self._consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in partitions])
         heard_s = time.monotonic()
-        ended = False
-        while not ended:
-            records = []
-            for message in self._consumer.consume(CHUNK, timeout=0.2):
+        behind = set(partitions)
+        while behind:
+            chunks: dict[tuple[str, int], list[Record]] = {}
+            for message in self._consumer.consume(CHUNK, timeout=0.1):
                 heard_s = time.monotonic()
+                of = str(message.topic()), int(message.partition() or 0)
                 error = message.error()
                 if error is None:
-                    timestamp = message.timestamp()[1]
-                    offset = message.offset()
-                    records.append(Record(topic, message.key(), message.value(), int(offset or 0), timestamp))
+                    timestamp, offset = message.timestamp()[1], int(message.offset() or 0)
+                    chunks.setdefault(of, []).append(Record(of[0], message.key(), message.value(), offset, timestamp))
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  the constant has no other name
-                    ended = True
+                    behind.discard(of)
                 else:
                     raise no_answer(self._bootstrap, KafkaException(error))
-            if records:
-                yield records
+            yield from chunks.items()
             if time.monotonic() - heard_s > SILENCE_MAX_S:
-                text = f"{topic}, partition {partition}: nothing came for {SILENCE_MAX_S:g} s, and it is not the end"
+                names = ", ".join(f"{topic}, partition {partition}" for topic, partition in sorted(behind))
+                text = f"nothing came for {SILENCE_MAX_S:g} s, and these are not at their end: {names}"
                 raise TrainingError(text)
 
 

@@ -1,0 +1,106 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from stream.scoring.control import champion
+from stream.scoring.model import load
+from training.cli import cli
+from training.errors import TrainingError
+from training.publish import published
+from training.seeded import seeded_model
+from training.topics import Topics, publish
+
+
+@pytest.fixture
+def models(broker: str, topic_prefix: str) -> Iterator[tuple[str, str]]:
+    """(bootstrap, prefix) with an empty models topic."""
+    admin = AdminClient({"bootstrap.servers": broker})
+    topic = NewTopic(topic_prefix + "models", 1, 1, config={"cleanup.policy": "compact"})
+    admin.create_topics([topic])[topic.topic].result(30)
+    yield broker, topic_prefix
+    admin.delete_topics([topic.topic])[topic.topic].result(30)
+
+
+def records_of(bootstrap: str, topic: str) -> dict[bytes, bytes]:
+    with Topics(bootstrap) as topics:
+        return {
+            record.key: record.value
+            for _, records in topics.read([(topic, 0)])
+            for record in records
+            if record.key is not None and record.value is not None
+        }
+
+
+def call(models: tuple[str, str], *args: str, ok: bool = True) -> str:
+    where = ("--bootstrap", models[0], "--topic-prefix", models[1])
+    result = CliRunner().invoke(cli, [*args, *where])
+    assert (result.exit_code == 0) is ok, result.output
+    return result.output
+
+
+def test_what_is_published_is_what_a_worker_takes(models: tuple[str, str], tmp_path: Path) -> None:
+    topic = models[1] + "models"
+    files = [seeded_model(1), seeded_model(2)]
+    for at, data in enumerate(files):
+        path = tmp_path / f"{at}.onnx"
+        path.write_bytes(data)
+        assert load(data).hex in call(models, "publish", str(path), "--force")
+        assert champion(records_of(models[0], topic)) == data
+
+    found = published(models[0], topic)
+    assert [(one.sha256, one.champion, one.problem) for one in found] == [
+        (load(files[0]).hex, False, ""),
+        (load(files[1]).hex, True, ""),
+    ]
+    said = json.loads(call(models, "models", "list", "--json"))
+    assert [one["sha256"] for one in said] == [one.sha256 for one in found]
+    first, second = call(models, "models", "list").splitlines()
+    assert first.split()[0] == load(files[0]).hex[:16]
+    assert second.split()[:2] == ["champion", load(files[1]).hex[:16]]
+    shown = json.loads(call(models, "models", "show", "champion"))
+    assert shown["metadata"]["state"] == [["h", 50], ["c", 50]]
+    assert "golden" not in shown["metadata"]
+    assert json.loads(call(models, "models", "show", load(files[0]).hex[:10]))["sha256"] == load(files[0]).hex
+    assert "0 published models" in call(models, "models", "show", "f00", ok=False)
+
+
+def test_gates_that_were_not_passed_are_named(models: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(seeded_model(1))
+    assert "say nothing about gates" in call(models, "publish", str(path), ok=False)
+    assert published(models[0], models[1] + "models") == []
+
+
+def test_force_does_not_publish_what_workers_refuse(models: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(seeded_model(1)[:-1_000])
+    assert "model refused" in call(models, "publish", str(path), "--force", ok=False)
+    assert published(models[0], models[1] + "models") == []
+
+
+def test_foreign_records_are_listed_with_their_problem(models: tuple[str, str]) -> None:
+    topic = models[1] + "models"
+    good = seeded_model(1)
+    publish(
+        models[0], topic, {b"model:" + b"0" * 64: good, b"model:" + b"1" * 64: b"junk", b"champion": b"{", b"x": b"y"}
+    )
+    found = {one.sha256[0]: one for one in published(models[0], topic)}
+    assert found["0"].problem.startswith("sha256_differs")
+    assert found["1"].problem.startswith("sha256_differs")
+    assert found["1"].metadata is None
+    assert not any(one.champion for one in found.values())
+
+
+def test_nothing_is_published(models: tuple[str, str]) -> None:
+    assert "no model is published" in call(models, "models", "list")
+
+
+def test_a_missing_topic_is_named(broker: str) -> None:
+    with pytest.raises(TrainingError, match="has no topic nobody-models"):
+        published(broker, "nobody-models")
+    with pytest.raises(TrainingError, match="has no topic nobody-models"):
+        publish(broker, "nobody-models", {b"champion": b"{}"})
