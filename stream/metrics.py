@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from stream.core.events import SOURCES
 
-STAGES = ("fetch", "decode", "absorb", "score", "decide", "emit", "commit", "store")
+STAGES = ("decode", "absorb", "score", "decide", "emit", "commit", "store")
 """What a batch goes through, in order."""
 
 OUTCOMES = ("applied", "duplicate", "fenced", "dead")
