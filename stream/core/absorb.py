@@ -177,7 +177,7 @@ def absorb(events: Events, rows: Rows) -> NDArray[np.uint8]:
     if int(kind.max(initial=0)) >= Kind.ORDER_PLACED:
         _take_order_or_rating(events, rows)
     empty = rows["searches_empty"]
-    empty += (kind == Kind.SEARCH) & (events["results"] == 0) & (empty < COUNT_MAX)
+    empty += (kind == Kind.SEARCH) & (events["results"] == 1) & (empty < COUNT_MAX)
     rows["dwell_s"] = np.minimum(rows["dwell_s"] + events["dwell_ms"].astype(np.int64) // 1000, COUNT_MAX)
 
     # the step: values feature by feature, then their logarithms

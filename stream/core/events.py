@@ -98,7 +98,7 @@ EVENT = np.dtype(
         ("brand", "u4"),
         ("dwell_ms", "u4"),
         ("quantity", "u4"),
-        ("results", "u4"),  # search: results found
+        ("results", "u4"),  # search: results found plus 1; 0 = not given
         ("birthday", "u2"),  # customers: month * 32 + day
         ("kind", "u1"),
         ("source", "u1"),  # index into SOURCES

@@ -260,7 +260,7 @@ def _fill_clickstream(events: Events, structs: list[Click]) -> None:
     events["price_minor"] = [s.price_minor or 0 for s in structs]
     events["quantity"] = [s.quantity or 0 for s in structs]
     events["dwell_ms"] = [s.dwell_ms or 0 for s in structs]
-    events["results"] = [s.result_count or 0 for s in structs]
+    events["results"] = [0 if s.result_count is None else s.result_count + 1 for s in structs]
 
 
 def _fill_orders(events: Events, structs: list[Order]) -> None:

@@ -87,7 +87,7 @@ def facts(user: User, now_ms: int) -> dict[str, float | None]:
         "complaints": total(COMPLAINT),
         "offers_made": user.offers_made,
         "offers_redeemed": total(OFFER_REDEEMED),
-        "searches_empty": sum(e.kind == SEARCH and e.results == 0 for e in did),
+        "searches_empty": sum(e.kind == SEARCH and e.results == 1 for e in did),
         "session_events": session(did)[2],
         "dwell_s": sum(e.dwell_ms // 1000 for e in did),
         "spend_minor": sum(e.amount_minor for e in buys),

@@ -203,7 +203,7 @@ def row(events: Sequence[Event]) -> dict[str, Any]:
         "refund_minor": sum(e.amount_minor for e in did if e.kind in {ORDER_CANCELLED, ORDER_RETURNED}),
         "discount_minor": sum(e.discount_minor for e in buys),
         "orders_discounted": sum(e.discount_minor > 0 for e in buys),
-        "searches_empty": sum(e.kind == SEARCH and e.results == 0 for e in did),
+        "searches_empty": sum(e.kind == SEARCH and e.results == 1 for e in did),
         "rating_sum": sum(e.rating for e in did if e.kind == RATING),
         "profile_ms": profile.time_ms,
         "registered_ms": profile.registered_ms,

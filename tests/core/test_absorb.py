@@ -173,7 +173,7 @@ def test_without_an_id_a_session_ends_after_half_an_hour() -> None:
     [
         ("session_events", Kind.PAGE_VIEW, {}),
         ("dwell_s", Kind.PAGE_VIEW, {"dwell_ms": 1000}),
-        ("searches_empty", Kind.SEARCH, {}),
+        ("searches_empty", Kind.SEARCH, {"results": 1}),
         ("orders_discounted", Kind.ORDER_PLACED, {"discount_minor": 1}),
         ("rating_sum", Kind.RATING, {"rating": 1}),
         ("spend_minor", Kind.ORDER_PLACED, {"amount_minor": 1}),

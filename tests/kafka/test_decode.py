@@ -129,7 +129,7 @@ def expected(source: str, document: Document, offset: int) -> dict[str, int]:
         "discount_minor": given("discount_minor"),
         "registered_ms": given("registered_ms"),
         "dwell_ms": given("dwell_ms"),
-        "results": given("result_count"),
+        "results": 0 if document.get("result_count") is None else document["result_count"] + 1,
         "rating": given("rating"),
         "tier": TIERS.index(document.get("tier") or ""),
         "consent": {None: 0, False: 1, True: 2}[document.get("consent")],
