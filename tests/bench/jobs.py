@@ -1,0 +1,221 @@
+"""What is measured, in order, and the rows of var/bench.json that come of it."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress as Bars
+
+from tests.bench import measure
+from tests.bench.kafka import Kafka
+from tests.bench.latency import latencies_ms
+from tests.bench.load import SPAN_MS, TRIGGER, Record, clicks, profiles, publish, users_at_random, users_zipf
+from tests.bench.measure import Marks, Measured
+from tests.bench.program import ProgramError
+from tests.bench.system import Faust, Offerstream, System
+
+Row = dict[str, Any]
+Draw = Callable[[np.random.Generator, int, int], NDArray[np.int64]]
+
+HOT_SLOTS = 100_000
+LATENCY_PER_S = 50.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    users_few: int
+    users_many: int
+    events: int
+    peer_s: float
+    peer_events: int
+    latency_s: float
+
+
+FULL = Sizes(20_000, 1_000_000, 1_000_000, peer_s=30, peer_events=60_000, latency_s=60)
+QUICK = Sizes(20_000, 100_000, 200_000, peer_s=8, peer_events=5_000, latency_s=10)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One log, worked off with all rows in memory and with a hot part."""
+
+    title: str
+    draw: Draw
+
+
+class Bench:
+    """One run of the benchmark on one broker.
+
+    Args:
+        kafka: where.
+        folder: for data and logs of the programs.
+        sizes: how much.
+        seed: of everything that is drawn.
+        bars: where progress is shown.
+        peers: also measure plain Faust.
+    """
+
+    def __init__(self, kafka: Kafka, folder: Path, sizes: Sizes, seed: int, bars: Bars, *, peers: bool) -> None:
+        self.rows: list[Row] = []
+        self._kafka = kafka
+        self._folder = folder
+        self._sizes = sizes
+        self._seed = seed
+        self._bars = bars
+        self._peers = peers
+        self._log_end_ms = time.time_ns() // 1_000_000 - 8 * SPAN_MS
+        self._n_logs = 0
+
+    def few_users(self) -> None:
+        """The job with few users, and latency."""
+        users = self._sizes.users_few
+        ours, peer = self._prepare("few", users)
+        self._job(ours, peer, users, Job(f"{users:,} users", users_at_random))
+        self._latency(ours, users)
+        if peer:
+            self._latency(peer, users)
+
+    def many_users(self) -> None:
+        """The jobs with many users."""
+        users = self._sizes.users_many
+        ours, peer = self._prepare("many", users)
+        self._job(ours, peer, users, Job(f"{users:,} users at random", users_at_random))
+        self._job(ours, peer, users, Job(f"{users:,} users, Zipf", users_zipf))
+
+    @contextmanager
+    def _bar(self, title: str, total: float) -> Iterator[Callable[[int], None]]:
+        task = self._bars.add_task(title, total=total)
+        yield lambda done: self._bars.update(task, completed=done)
+        self._bars.update(task, completed=total)
+
+    def _prepare(self, title: str, users: int) -> tuple[Offerstream, Faust | None]:
+        """Both systems, each with a row for every user."""
+        kafka, seed = self._kafka, self._seed
+        ours = Offerstream(kafka, self._folder, title, seed)
+        with self._bar(f"{users:,} profiles and first events", 2 * users) as report:
+            self._log_end_ms += SPAN_MS
+            publish(kafka.bootstrap, profiles(users, self._log_end_ms - SPAN_MS), ours.prefix)
+            report(users)
+            rng = np.random.default_rng([seed, users])
+            first = clicks(rng, rng.permutation(users), self._log_end_ms, f"{title}-first")
+            publish(kafka.bootstrap, (self._no_trigger(record) for record in first), ours.prefix)
+        with self._bar(f"{users:,} users: offerstream makes their rows", 2 * users) as report, ours.start() as program:
+            measure.whole_backlog(kafka, ours, program, 2 * users, report)
+        if not self._peers:
+            return ours, None
+        peer = Faust(kafka, self._folder, f"{title}-peer", ours.prefix, seed)
+        with self._bar(f"{users:,} rows for Faust", users):
+            peer.give_rows(users, seed)
+        return ours, peer
+
+    @staticmethod
+    def _no_trigger(record: Record) -> Record:
+        return record._replace(value=record.value.replace(f'"{TRIGGER}"'.encode(), b'"product_view"'))
+
+    def _job(self, ours: Offerstream, peer: Faust | None, users: int, job: Job) -> None:
+        for title, hot_slots in ((job.title, None), (f"{job.title}, hot part {HOT_SLOTS:,}", HOT_SLOTS)):
+            hot_rows = None if hot_slots is None else hot_slots // self._kafka.partitions
+            if peer and hot_slots is None:
+                peer.skip_to_end()
+            drawn, triggers = self._publish_log(ours, users, job.draw)
+            marks = Marks.take(self._kafka, ours)
+            with self._bar(f"offerstream: {title}", len(drawn)) as report, ours.start(hot_rows=hot_rows) as program:
+                measured = measure.whole_backlog(self._kafka, ours, program, len(drawn), report)
+            measured.disk_bytes += program.disk_bytes
+            committed = self._kafka.committed(ours.group, ours.source)
+            if committed != self._kafka.end(ours.source):
+                raise measure.OutputError(
+                    f"{committed} events were committed, {self._kafka.end(ours.source)} published"
+                )
+            measure.check_outputs(
+                self._kafka, ours, marks, triggers=triggers, users=len(np.unique(drawn)), rows=len(drawn)
+            )
+            self._add(ours, title, users, measured, len(drawn))
+            if peer and hot_slots is None:
+                self._peer_job(peer, title, users)
+
+    def _peer_job(self, peer: Faust, title: str, users: int) -> None:
+        already = self._kafka.committed(peer.group, peer.source)
+        sizes = self._sizes
+        with self._bar(f"faust: {title}", sizes.peer_events) as report, peer.start() as program:
+            measured = measure.steady_rate(self._kafka, peer, program, already, sizes.peer_s, sizes.peer_events, report)
+        measured.disk_bytes += program.disk_bytes
+        measure.check_peer(self._kafka, peer)
+        self._add(peer, title, users, measured, measured.events)
+
+    def _publish_log(self, ours: Offerstream, users: int, draw: Draw) -> tuple[NDArray[np.int64], int]:
+        """A backlog; its users, and how many triggers it has."""
+        self._n_logs += 1
+        self._log_end_ms += SPAN_MS
+        rng = np.random.default_rng([self._seed, self._n_logs])
+        drawn = draw(rng, users, self._sizes.events)
+        triggers = 0
+        wanted = f'"{TRIGGER}"'.encode()
+
+        def counted(records: Iterable[Record]) -> Iterator[Record]:
+            nonlocal triggers
+            with self._bar(f"publishing {len(drawn):,} events", len(drawn)) as report:
+                for n, record in enumerate(records):
+                    triggers += wanted in record.value
+                    if n % 10_000 == 0:
+                        report(n)
+                    yield record
+
+        publish(self._kafka.bootstrap, counted(clicks(rng, drawn, self._log_end_ms, f"log{self._n_logs}")), ours.prefix)
+        return drawn, triggers
+
+    def _add(self, system: System, job: str, users: int, measured: Measured, events: int) -> None:
+        broker, n = measured.broker_bytes, measured.events
+        self.rows.append(
+            {
+                "system": system.name,
+                "job": job,
+                "guarantee": system.guarantee,
+                "users": users,
+                "events": events,
+                "events_per_s": round(measured.events_per_s),
+                "us_per_event": {stage: round(us, 3) for stage, us in measured.stage_us.items()}
+                | {"processor": round(measured.cpu_s / n * 1e6, 3)},
+                "row_bytes": round(measured.row_bytes),
+                "written_bytes_per_event": None if broker is None else round((broker + measured.disk_bytes) / n),
+                "rss_mb": measured.rss_max_bytes >> 20,
+            }
+        )
+
+    def _latency(self, system: System, users: int) -> None:
+        seconds = self._sizes.latency_s
+        if isinstance(system, Faust):
+            system.skip_to_end()
+        with (
+            self._bar(f"{system.name}: latency", LATENCY_PER_S * seconds) as report,
+            system.start(latency=True) as program,
+        ):
+            self._wait_until_up(system)
+            found = latencies_ms(self._kafka, system, program, users, LATENCY_PER_S, seconds, self._seed, report)
+        p50, p99 = np.percentile(found, [50, 99])
+        self.rows.append(
+            {
+                "system": system.name,
+                "job": f"latency from publish to offer readable, {LATENCY_PER_S:g} events/s",
+                "guarantee": system.guarantee,
+                "users": users,
+                "events": len(found),
+                "events_per_s": LATENCY_PER_S,
+                "latency_ms": {"p50": round(float(p50), 2), "p99": round(float(p99), 2)},
+            }
+        )
+
+    def _wait_until_up(self, system: System) -> None:
+        """Its group has members that own partitions: it reads what comes."""
+        deadline_s = time.monotonic() + measure.START_TIMEOUT_S
+        while not self._kafka.is_stable(system.group):
+            if time.monotonic() > deadline_s:
+                raise ProgramError(f"{system.name} did not join its group")
+            time.sleep(0.1)

@@ -1,0 +1,83 @@
+"""What the harness asks Kafka itself, as a client of its own: how far a group came, and what was written."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from confluent_kafka import Consumer, ConsumerGroupState, ConsumerGroupTopicPartitions, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+TIMEOUT_S = 20.0
+
+
+class Kafka:
+    """A cluster; `data` is the folder of an embedded broker's logs, where there is one."""
+
+    def __init__(self, bootstrap: str, partitions: int, data: Path | None) -> None:
+        self.bootstrap = bootstrap
+        self.partitions = partitions
+        self._data = data
+        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+
+    def create(self, *topics: str) -> None:
+        """Make topics that are keyed by user."""
+        made = self._admin.create_topics([NewTopic(topic, self.partitions, 1) for topic in topics])
+        for future in made.values():
+            future.result(TIMEOUT_S)
+
+    def ends(self, topic: str) -> dict[int, int]:
+        """Next offset to be written, by partition."""
+        wanted = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(self.partitions)}
+        found = self._admin.list_offsets(wanted, request_timeout=TIMEOUT_S)
+        return {tp.partition: future.result().offset for tp, future in found.items()}
+
+    def end(self, topic: str) -> int:
+        """Records ever written to a topic (it is not transactional, so offsets have no holes)."""
+        return sum(self.ends(topic).values())
+
+    def committed(self, group: str, topic: str) -> int:
+        """Records that a group has committed."""
+        tps = [TopicPartition(topic, p) for p in range(self.partitions)]
+        asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, tps)])
+        found = asked[group].result(TIMEOUT_S).topic_partitions or []
+        return sum(max(tp.offset, 0) for tp in found)
+
+    def is_stable(self, group: str) -> bool:
+        """Whether a group's members have their partitions."""
+        described = self._admin.describe_consumer_groups([group])[group].result(TIMEOUT_S)
+        return described.state == ConsumerGroupState.STABLE
+
+    def commit(self, group: str, topic: str, offsets: dict[int, int]) -> None:
+        """Set where a group that is not running goes on."""
+        tps = [TopicPartition(topic, p, offset) for p, offset in offsets.items()]
+        self._admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, tps)])[group].result(TIMEOUT_S)
+
+    def log_bytes(self, topics: Sequence[str]) -> int | None:
+        """Bytes that the broker keeps on disk for topics, compressed as they are; None for a broker elsewhere."""
+        if self._data is None:
+            return None
+        folders = [self._data / f"{topic}-{p}" for topic in topics for p in range(self.partitions)]
+        return sum(file.stat().st_size for folder in folders for file in folder.glob("*.log"))
+
+    def read(self, topic: str, start: dict[int, int]) -> Iterator[Message]:
+        """All records from given offsets up to the present end."""
+        ends = self.ends(topic)
+        left = sum(ends[p] - start[p] for p in ends)
+        consumer = Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": "bench-reader", "enable.auto.commit": False}
+        )
+        consumer.assign([TopicPartition(topic, p, offset) for p, offset in start.items()])
+        try:
+            while left > 0:
+                messages = consumer.consume(min(left, 10_000), TIMEOUT_S)
+                if not messages:
+                    raise TimeoutError(f"{topic}: {left} records did not come within {TIMEOUT_S:g} s")
+                left -= len(messages)
+                yield from messages
+        finally:
+            consumer.close()
+
+    def read_json(self, topic: str, start: dict[int, int]) -> Iterator[dict[str, object]]:
+        """The same, values parsed."""
+        for message in self.read(topic, start):
+            yield json.loads(message.value() or b"null")

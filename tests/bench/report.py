@@ -1,0 +1,92 @@
+"""The machine, the commit, and the table at the end."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def machine() -> str:
+    """What was measured on, in a line."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    memory_gib = round(psutil.virtual_memory().total / 2**30)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{cores} cores of {model}, {memory_gib} GiB, {system}"
+
+
+def commit() -> str:
+    """The commit, marked where files have changed since."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Both systems side by side; then where the time goes; then latency."""
+    throughput = [row for row in result["rows"] if "latency_ms" not in row]
+    peers = {row["job"]: row for row in throughput if row["system"] == "faust"}
+    console.print(f"{result['machine']}; commit {result['commit']}; seed {result['seed']}", highlight=False)
+    table = Table("job", title="Throughput")
+    for column in (
+        "events/s",
+        "plain Faust",
+        "ratio",
+        "row, B",
+        "written, B/event",
+        "RSS, MB",
+        "Faust: row, B",
+        "RSS, MB",
+    ):
+        table.add_column(column, justify="right")
+    for row in throughput:
+        if row["system"] != "offerstream":
+            continue
+        # A hot part is ours; plain Faust is compared on the same users.
+        peer = peers.get(row["job"].split(", hot part", 1)[0])
+        written = row["written_bytes_per_event"]
+        table.add_row(
+            row["job"],
+            f"{row['events_per_s']:,}",
+            f"{peer['events_per_s']:,}" if peer else "-",
+            f"{row['events_per_s'] / peer['events_per_s']:.1f}" if peer else "-",
+            f"{row['row_bytes']:,}",
+            "-" if written is None else f"{written:,}",
+            f"{row['rss_mb']:,}",
+            f"{peer['row_bytes']:,}" if peer else "-",
+            f"{peer['rss_mb']:,}" if peer else "-",
+        )
+    console.print(table)
+    for system in ("offerstream", "faust"):
+        rows = [row for row in throughput if row["system"] == system]
+        if not rows:
+            continue
+        stages = list(rows[0]["us_per_event"])
+        table = Table("job", title=f"Microseconds an event: {system}")
+        for stage in stages:
+            table.add_column(stage, justify="right")
+        for row in rows:
+            table.add_row(row["job"], *(f"{row['us_per_event'][stage]:.2f}" for stage in stages))
+        console.print(table)
+    for row in result["rows"]:
+        if "latency_ms" in row:
+            p50, p99 = row["latency_ms"]["p50"], row["latency_ms"]["p99"]
+            console.print(f"{row['system']}: {row['job']}: p50 {p50:g} ms, p99 {p99:g} ms (n = {row['events']:,})")
