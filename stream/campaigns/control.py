@@ -92,10 +92,10 @@ def parse_record(value: bytes) -> dict[str, Any]:
     """A record's fields, the document's and RECORD_FIELDS.
 
     Raises:
-        ValueError: it is not a JSON object.
+        ValueError: it is not a JSON object in UTF-8.
     """
     try:
-        record = json.loads(value, parse_constant=_refuse_constant)
+        record = json.loads(value.decode(), parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(record, dict):

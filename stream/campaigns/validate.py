@@ -106,14 +106,14 @@ def _check_arms(document: Document, sound: Sound) -> Iterator[Problem]:
         return
     seen: dict[str, int] = {}
     for i, arm in enumerate(arms):
+        if not sound("arms", i, "kind"):
+            continue  # the schema has not looked at the rest
         if sound("arms", i, "id"):
             if arm["id"] in seen:
                 yield Problem(("arms", i, "id"), f"the id {arm['id']!r} is taken by arms[{seen[arm['id']]}]")
             elif arm["id"] == "none":
                 yield Problem(("arms", i, "id"), "'none' is always an arm and means no offer")
             seen.setdefault(arm["id"], i)
-        if not sound("arms", i, "kind"):
-            continue  # the schema has not looked at the rest
         if sound("arms", i, "percent") and abs(arm["percent"] * 100 - round(arm["percent"] * 100)) > 1e-6:
             yield Problem(("arms", i, "percent"), f"must have at most two decimals, this is {arm['percent']}")
         if sound("arms", i, "tiers"):
@@ -136,7 +136,8 @@ def _check_policy(document: Document, sound: Sound) -> Iterator[Problem]:
     policy = document["policy"]
     # An arm with faults of its own is still one that can be named.
     arms = [str(arm["id"]) for arm in document["arms"] if isinstance(arm, Mapping) and "id" in arm]
-    uses = [("arm",)] if policy["kind"] != "segment" else [("arms", segment) for segment in policy.get("arms", ())]
+    by_segment = policy["arms"] if sound("policy", "arms") else {}
+    uses = [("arm",)] if policy["kind"] != "segment" else [("arms", segment) for segment in by_segment]
     for use in uses:
         if not sound("policy", *use):
             continue
