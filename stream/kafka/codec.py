@@ -42,7 +42,7 @@ UserId = Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX)]
 Text = Annotated[str, Meta(max_length=8192)]
 TimeMs = Annotated[int, Meta(ge=TIME_MIN_MS, le=TIME_MAX_MS)]
 Minor = Annotated[int, Meta(ge=0, le=10**12)]
-Currency = Annotated[str, Meta(min_length=3, max_length=3)]
+Currency = Annotated[str, Meta(min_length=3, max_length=3)]  # `decode` compares it with the one that is right
 Count = Annotated[int, Meta(ge=0, le=10**9)]
 Quantity = Annotated[int, Meta(ge=1, le=10**6)]
 
@@ -168,14 +168,14 @@ class BudgetMove(Struct, kw_only=True, gc=False, omit_defaults=True):
     partition: Annotated[int, Meta(ge=0, le=2**31 - 1)]
     kind: Literal["request", "grant", "return"]
     amount_minor: Minor
-    currency: Currency
+    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", max_length=3)]
     time_ms: TimeMs
 
 
 class Champion(Struct, kw_only=True, gc=False):
     """Topic models, key `champion`: the model that workers score with. All other values there are ONNX files."""
 
-    sha256: Annotated[str, Meta(min_length=64, max_length=64)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
     published_ms: TimeMs
 
 
