@@ -176,11 +176,13 @@ class Partition:
         parts: list[Decoded] = []
         published_ms: list[int] = []
         next_offset = dict(self.read)
+        sources: list[str] = []
         for source, records in batch.records.items():
             at = self.read[source]
             fresh = records if records[0].offset >= at else [r for r in records if r.offset >= at]
             if not fresh:
                 continue
+            sources.append(source)
             decoded = decode(source, fresh, self.number, settings.partitions, settings.currency)
             parts.append(decoded)
             dead = {d.offset for d in decoded.dead}
@@ -191,7 +193,7 @@ class Partition:
         users = [user for decoded in parts for user in decoded.users]
         lap("decode")
         slots = self._columns.slots(users)  # may raise BufferError: nothing has changed until here
-        for source, decoded in zip(batch.records, parts, strict=False):
+        for source, decoded in zip(sources, parts, strict=True):
             metrics.event[source, "dead"].inc(len(decoded.dead))
             metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
             self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead))
@@ -252,7 +254,9 @@ class Partition:
                 open_.published_ms.append(published_ms[at[emitted.offered]])
             lap("emit")
         for source in sources:
-            rows["fence"][:, source] = next_offset[SOURCES[source]]
+            # A row that is ahead of the applied record stays ahead: the batches replayed up to it may be other ones.
+            fence = rows["fence"][:, source]
+            np.maximum(fence, next_offset[SOURCES[source]], out=fence)
         scatter(columns.rows, of_batch, rows)
         columns.touch(of_batch, open_.number)
         lap("absorb")

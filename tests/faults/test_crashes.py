@@ -1,0 +1,193 @@
+"""kill -9 at the worst moments: no event and no offer is lost, no row is wrong."""
+
+import json
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from stream.kafka.cluster import look
+from stream.scoring.model import load
+from tests.e2e import expect, logs
+from tests.e2e.harness import Event, Site, Timeout
+from tests.faults.crashing_worker import POINTS, CrashingWorker, Orders
+from training.seeded import seeded_model
+
+KILLS_PER_POINT = 4
+NTH_MAX = {"admitting": 6, "absorbing": 8, "scoring": 8, "store_written": 5, "restoring": 1, "taking_over": 1}
+"""How late the kill may come: a worker passes some points often, some once a partition."""
+
+SETTINGS = {
+    "instance_id": "one",  # a worker that comes back gets its partitions at once
+    "offer_max_age_ms": 10**9,
+    "batch_rows": 50,
+    "hot_rows": 50,  # less than there are users: rows go to the store and come back
+    "store_pending_bytes": 4_000,
+    "store_flush_interval_ms": 1_000,
+}
+ALWAYS = {
+    "id": "always",
+    "name": "Everyone who fills a cart",
+    "version": 1,
+    "priority": 10,
+    "trigger": {"kinds": ["cart_add"]},
+    "arms": [{"id": "ten", "kind": "percent", "percent": 10}],
+    "policy": {"kind": "threshold", "probability": 0.0, "arm": "ten"},
+    "valid_for": "24h",
+}
+BY_SCORE = ALWAYS | {
+    "id": "by-score",
+    "name": "Lookers who may buy",
+    "priority": 20,
+    "trigger": {"kinds": ["product_view"]},
+    "policy": {"kind": "threshold", "probability": 0.5, "arm": "ten"},
+}
+
+
+class Shop:
+    """Publishes a seeded log piece by piece, with something broken now and then."""
+
+    def __init__(self, site: Site, seed: int, n_users: int = 150) -> None:
+        self.site = site
+        self.draw = Random(seed)
+        self.users = [f"user-{i}" for i in range(n_users)]
+        self.bots = [f"bot-{i}" for i in range(7)]
+        self.good: list[tuple[Event, tuple[str, int, int]]] = []
+        self.bad: list[tuple[str, int, int]] = []
+        self.pieces = 0
+
+    def profiles(self) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        self._publish([logs.profile(user, now_ms + i) for i, user in enumerate(self.users + self.bots)])
+
+    def piece(self, n: int) -> None:
+        """Publish some `n` events more."""
+        self.pieces += 1
+        now_ms = time.time_ns() // 1_000_000
+        log = logs.shop_log(self.draw, n, self.users, now_ms, f"p{self.pieces}")
+        # Someone with many events in one batch: more than a row remembers ids of, so that only the fence protects it.
+        bot = self.bots[self.pieces % len(self.bots)]
+        log += [logs.trigger(bot, f"bot{self.pieces}-{i}", now_ms + i) for i in range(20)]
+        self._publish(log)
+        broken = Event("clickstream", f"user-{self.pieces}".encode(), b'{"broken": ')
+        self.bad += self.site.publish([broken])
+
+    def _publish(self, log: list[Event]) -> None:
+        self.good += zip(log, self.site.publish(log), strict=True)
+
+
+def new_shop(broker: str, prefix: str, folder: Path, seed: int, model: bytes) -> Shop:
+    site = Site(broker, prefix, folder)
+    site.publish_model(model, load(model).hex)
+    site.publish_campaigns(ALWAYS, BY_SCORE)
+    shop = Shop(site, seed)
+    shop.profiles()
+    with site.worker(**SETTINGS) as worker:  # consent is there before the first event
+        site.wait_applied([worker])
+    return shop
+
+
+def crash(shop: Shop, orders: Orders) -> None:
+    """Run a worker under traffic until it dies where it must."""
+    while not _crashed(shop, orders):
+        pass
+
+
+def _crashed(shop: Shop, orders: Orders) -> bool:
+    shop.piece(30)
+    with CrashingWorker(shop.site, orders, **SETTINGS) as worker:
+        end_s = time.monotonic() + 40
+        while worker.poll() is None:
+            if "serving" in worker.log():
+                shop.piece(10)
+                if orders.point == "restoring":  # its store was flushed in its last moment: there was nothing to restore
+                    worker.kill()
+                    return False
+            if time.monotonic() > end_s:
+                raise Timeout(f"did not come to {orders}:\n{worker.log()}")
+            time.sleep(0.1)
+        assert worker.poll() == -signal.SIGKILL, worker.log()
+        assert worker.crashed_at() == orders.point
+    return True
+
+
+def finish(shop: Shop) -> None:
+    """Let an unharmed worker do the rest."""
+    shop.piece(30)
+    with shop.site.worker(**SETTINGS) as worker:
+        shop.site.wait_applied([worker])
+
+
+def check(shop: Shop, model: bytes) -> Counter[str]:
+    """Nothing lost, nothing wrong.
+
+    Raises:
+        AssertionError: something is.
+    """
+    site, loaded = shop.site, load(model)
+    decisions = site.out("decisions")
+    past = expect.pasts(site, decisions, shop.good)
+    rows = site.rows()
+    expect.check_rows(rows, past)
+    expect.check_bits(rows, past, {loaded.hex: loaded})
+    # Every trigger of the campaign that leaves nobody out has its offer, whatever the decisions say.
+    ids = look(site.settings, AdminClient({"bootstrap.servers": site.settings.bootstrap})).topic_ids
+    offers = Counter(record.json["offer_id"] for record in site.out("offers"))
+    of_step = {
+        expect.offer_id(ids[d["trigger"]["topic"]], ("", d["trigger"]["partition"], d["trigger"]["offset"])): d
+        for p in past.values()
+        for d in p.decisions
+    }
+    always = {i for i, d in of_step.items() if d["trigger"]["kind"] == "cart_add"}
+    assert always, "no trigger"
+    assert not always - set(offers), f"{len(always - set(offers))} offers lost"
+    # Every decision to make an offer, also one that was made in a life that ended before its commit, has it.
+    promised = {d["decision_id"] for d in (record.json for record in decisions) if d["reason"] == "offered"}
+    assert promised > always
+    assert not promised - set(offers), f"{len(promised - set(offers))} offers lost"
+    assert set(offers) <= set(of_step), "offers for events that were not applied"
+    dead = {
+        (r.headers["topic"].decode(), int(r.headers["partition"]), int(r.headers["offset"])) for r in site.out("dead-letters")
+    }
+    assert dead == {(site.settings.topic(s), p, o) for s, p, o in shop.bad}
+    return Counter(
+        events=len(shop.good),
+        decisions_repeated=len(decisions) - len(of_step),
+        offers=len(offers),
+        offers_repeated=offers.total() - len(offers),
+    )
+
+
+def test_kills_at_the_worst_moments(broker: str, topic_prefix: str, tmp_path: Path) -> None:
+    seed = random.randrange(2**32)  # of the session's seed
+    print(f"seed {seed}")
+    model = seeded_model(seed % 1000)
+    shop = new_shop(broker, topic_prefix, tmp_path, seed, model)
+    plan = list(POINTS) * KILLS_PER_POINT
+    assert len(plan) >= 50
+    shop.draw.shuffle(plan)
+    began_s = time.monotonic()
+    for point in plan:
+        crash(shop, Orders(point, shop.draw.randint(1, NTH_MAX.get(point, 3))))
+    print(f"{len(plan)} kills in {time.monotonic() - began_s:.0f} s")
+    finish(shop)
+    print(json.dumps(check(shop, model)))
+
+
+def test_without_the_row_fence_rows_are_wrong(broker: str, topic_prefix: str, tmp_path: Path) -> None:
+    """The test above can fail: the same checks find what a missing protection does."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    model = seeded_model(1)
+    shop = new_shop(broker, topic_prefix, tmp_path, seed, model)
+    for nth in (1, 2):
+        crash(shop, Orders("rows_sent", nth, unfenced=True))
+    with CrashingWorker(shop.site, Orders(unfenced=True), **SETTINGS) as worker:
+        shop.site.wait_applied([worker])
+    with pytest.raises(AssertionError, match="applied twice|row_seqs|must be"):
+        check(shop, model)
