@@ -30,8 +30,8 @@ test: setup ## every test but the long ones, on a real broker
 	@$(PYTEST) -m "not long"
 
 .PHONY: test-fast
-test-fast: setup ## what needs no broker, under a minute
-	@$(PYTEST) -m "not long and not needs_broker"
+test-fast: setup ## what needs neither broker nor TensorFlow, under a minute
+	@$(PYTEST) -m "not (long or slow or needs_broker)"
 
 .PHONY: test-long
 test-long: setup ## the tests that take minutes each

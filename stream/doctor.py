@@ -39,6 +39,7 @@ MEMORY_FREE_MIN_BYTES = 512 << 20
 MEMORY_FREE_WANTED_BYTES = 3 << 30
 OPEN_FILES_WANTED = 1024
 JAVA_TIMEOUT_S = 30
+KAFKA_TIMEOUT_S = 5
 
 # What a worker loads that is compiled: being installed does not yet mean that it runs on this system.
 COMPILED = ("numpy", "onnxruntime", "rocksdict", "confluent_kafka", "aiokafka", "msgspec", "xxhash", "cramjam")
@@ -151,7 +152,7 @@ def check_kafka() -> Iterator[Finding]:
         yield Finding("KAFKA_BOOTSTRAP", "ok", "not set: the demo and the tests start a Kafka of their own")
         return
     try:
-        brokers = check_reachable(bootstrap)
+        brokers = check_reachable(bootstrap, KAFKA_TIMEOUT_S)
     except BrokerError as error:
         yield Finding("KAFKA_BOOTSTRAP", "bad", f"no answer from {bootstrap}", str(error))
     else:

@@ -3,6 +3,7 @@
 import os
 import re
 import uuid
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,10 +43,14 @@ def shared_data() -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses the broker is marked by that use. First, so that `-m "not needs_broker"` sees the marks."""
+    """Mark what uses the broker, and what is too slow for `make test-fast`. First, so that `-m` sees the marks."""
     for item in items:
-        if "broker" in getattr(item, "fixturenames", ()):
+        fixtures = getattr(item, "fixturenames", ())
+        if "broker" in fixtures:
             item.add_marker("needs_broker")
+        # Whole recorded logs; and TensorFlow, which takes seconds to load and for each model.
+        if "shared_data" in fixtures or "training" in item.path.relative_to(ROOT).parts:
+            item.add_marker("slow")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -62,10 +67,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not skipped and not deselected:
         return
     terminalreporter.section("not tried, and why")
+    by_reason: dict[str, Counter[str]] = defaultdict(Counter)
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+        by_reason[reason.removeprefix("Skipped: ")][report.nodeid.split("::")[0]] += 1
     if deselected:
-        expression = terminalreporter.config.option.markexpr or terminalreporter.config.option.keyword
-        count = len(deselected)
-        terminalreporter.line(f"{count} test{'s' * (count != 1)} left out by {expression!r}")
+        options = terminalreporter.config.option
+        left_out = f"left out by {options.markexpr or options.keyword!r}"
+        by_reason[left_out].update(item.nodeid.split("::")[0] for item in deselected)
+    for reason, counts in by_reason.items():
+        terminalreporter.line(f"{counts.total()} test{'s' * (counts.total() != 1)}: {reason}")
+        for path, count in sorted(counts.items()):
+            terminalreporter.line(f"  {path} ({count})")

@@ -1,7 +1,7 @@
 """A machine with python3, make and coreutils is enough; once that has worked, it works without the network too.
 
 A new user without rights, a new HOME, a PATH of links to those programs alone, a copy of what git tracks in a folder
-whose name has a space and a quote. Needs root, because it makes that user and a network namespace with nothing but loopback.
+whose name has a space and a quote. Needs root, because it makes that user and a network namespace with loopback alone.
 """
 
 import os
