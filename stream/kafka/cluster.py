@@ -1,5 +1,6 @@
 """What the brokers say about our topics: ids, partition counts, where logs begin and end."""
 
+import time
 from dataclasses import dataclass
 
 from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, TopicPartition
@@ -10,6 +11,7 @@ from stream.errors import SetupError
 from stream.settings import Settings
 
 REQUEST_TIMEOUT_S = 10.0
+_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,20 @@ def log_ranges(admin: AdminClient, partitions: list[tuple[str, int]]) -> dict[tu
     if not partitions:
         return {}
     tps = [TopicPartition(topic, partition) for topic, partition in partitions]
-    ends = []
-    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
+    first, end = (_offsets(admin, dict.fromkeys(tps, spec)) for spec in (OffsetSpec.earliest(), OffsetSpec.latest()))
+    return {tp: (first[tp], end[tp]) for tp in partitions}
+
+
+def _offsets(admin: AdminClient, wanted: dict[TopicPartition, OffsetSpec]) -> dict[tuple[str, int], int]:
+    """Ask the leaders, for a while: they move when a broker restarts, and a topic that is new has none yet."""
+    give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
         futures = admin.list_offsets(
-            dict.fromkeys(tps, spec), isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
+            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
         )
         try:
-            ends.append({(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()})
+            return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
         except KafkaException as e:
-            raise SetupError(f"no offsets from the brokers: {e.args[0].str()}") from e
-    return {tp: (ends[0][tp], ends[1][tp]) for tp in partitions}
+            if time.monotonic() > give_up_s:
+                raise SetupError(f"no offsets from the brokers: {e.args[0].str()}") from e
+        time.sleep(_PAUSE_S)
