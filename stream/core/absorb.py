@@ -12,10 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core import windows
-from stream.core.events import N_KINDS, N_KINDS_WINDOWED, Kind
+from stream.core.events import EVENT, N_KINDS, N_KINDS_WINDOWED, Kind
 from stream.core.features import FEATURES, LATE, LOG, log2_eighths
 from stream.core.rounds import runs
-from stream.core.row import HOUR_MS, N_AFFINITIES, N_FEATURES, N_RECENT_IDS, N_RECENT_PRODUCTS, N_STEPS, Rows, overlay
+from stream.core.row import (
+    HOUR_MS,
+    N_AFFINITIES,
+    N_FEATURES,
+    N_RECENT_IDS,
+    N_RECENT_PRODUCTS,
+    N_STEPS,
+    ROW,
+    Rows,
+    overlay,
+)
 
 Events = NDArray[np.void]
 """An array of `EVENT`."""
@@ -27,6 +37,10 @@ COUNT_MAX = 2**32 - 1
 """Counters stay there."""
 MONEY_MAX = 2**62
 """Sums of money stay there; an amount is at most 10^12, so adding one more does not overflow."""
+
+# numpy compares with an IntEnum ten times slower than with an int.
+_SEARCH, _RATING, _PROFILE = int(Kind.SEARCH), int(Kind.RATING), int(Kind.PROFILE)
+_PLACED, _CANCELLED, _RETURNED = int(Kind.ORDER_PLACED), int(Kind.ORDER_CANCELLED), int(Kind.ORDER_RETURNED)
 
 # How much an event says about liking its category and brand.
 _AFFINITY_WEIGHT = np.zeros(N_KINDS, np.int64)
@@ -41,8 +55,13 @@ for _kind, _weight in {
 }.items():
     _AFFINITY_WEIGHT[_kind] = _weight
 
-# [n, category or brand, key or weight, place]: the sketches of both are raised by the same calls.
-_SKETCHES = overlay(["category", "category_weight", "brand", "brand_weight"], "u4", (2, 2, N_AFFINITIES))
+# Categories and brands side by side [n, 2] and their sketches [n, 2, key or weight, place]: both take the same calls.
+_LIKED = overlay(EVENT, ["category", "brand"], "u4", (2,))
+_SKETCHES = overlay(ROW, ["category", "category_weight", "brand", "brand_weight"], "u4", (2, 2, N_AFFINITIES))
+
+if N_AFFINITIES != 8:  # a bit each in a byte
+    raise AssertionError(N_AFFINITIES)
+_FIRST_BIT = np.array([8 - byte.bit_length() if byte else -1 for byte in range(256)])  # from the highest on; -1: none
 
 _LOGS = np.array([i for i, feature in enumerate(FEATURES) if feature.scale == LOG])
 _NEVER_MS = 2**60  # its logarithm is beyond the largest byte
@@ -111,7 +130,7 @@ def remember(events: Events, row: NDArray[np.int64], table: Rows) -> None:
     pos = table["recent_ids_pos"][rows].astype(np.int64)
     stays = turn >= np.repeat(run.n_events - N_RECENT_IDS, run.n_events)  # others would be overwritten at once
     at = run.order[stays]
-    table["recent_ids"][row[at], ((np.repeat(pos, run.n_events) + turn) % N_RECENT_IDS)[stays]] = identity(events[at])
+    table["recent_ids"][row[at], ((np.repeat(pos, run.n_events) + turn) % N_RECENT_IDS)[stays]] = identity(events)[at]
     table["recent_ids_pos"][rows] = (pos + run.n_events) % N_RECENT_IDS
 
 
@@ -136,9 +155,7 @@ def note(events: Events, rows: Rows) -> None:
     """
     kind, time_ms = events["kind"], events["time_ms"]
     _count_kind(rows, kind, time_ms)
-    newer = np.flatnonzero(
-        (kind == Kind.PROFILE) & (time_ms >= rows["profile_ms"])
-    )  # of equal times the one applied last
+    newer = np.flatnonzero((kind == _PROFILE) & (time_ms >= rows["profile_ms"]))  # of equal times the one applied last
     rows["profile_ms"][newer] = time_ms[newer]
     for fact in ("registered_ms", "birthday", "tier", "consent", "objection"):
         rows[fact][newer] = events[fact][newer]
@@ -174,18 +191,18 @@ def absorb(events: Events, rows: Rows) -> NDArray[np.uint8]:
     product_seen = _see_product(events["product"], rows)
 
     # money, ratings, searches
-    if int(kind.max(initial=0)) >= Kind.ORDER_PLACED:
+    if (kind >= _PLACED).any():
         _take_order_or_rating(events, rows)
     empty = rows["searches_empty"]
-    empty += (kind == Kind.SEARCH) & (events["results"] == 1) & (empty < COUNT_MAX)
+    empty += (kind == _SEARCH) & (events["results"] == 1) & (empty < COUNT_MAX)
     rows["dwell_s"] = np.minimum(rows["dwell_s"] + events["dwell_ms"].astype(np.int64) // 1000, COUNT_MAX)
 
     # the step: values feature by feature, then their logarithms
-    orders = rows["kind_total"][:, Kind.ORDER_PLACED]
+    orders = rows["kind_total"][:, _PLACED]
     value = np.empty((N_FEATURES, len(events)), np.int64)
     value[0] = kind + LATE * late
     value[1] = np.where(new, 0, now_ms - last_ms)
-    value[2] = np.where(orders > 0, now_ms - rows["kind_last_ms"][:, Kind.ORDER_PLACED], _NEVER_MS)
+    value[2] = np.where(orders > 0, now_ms - rows["kind_last_ms"][:, _PLACED], _NEVER_MS)
     value[3] = now_ms - first_ms
     value[1:4] //= 1000
     value[4] = windows.count_all(rows, "1h")
@@ -193,7 +210,7 @@ def absorb(events: Events, rows: Rows) -> NDArray[np.uint8]:
     value[6] = windows.count(rows, "7d", Kind.PRODUCT_VIEW)
     value[7] = windows.count(rows, "1d", Kind.CART_ADD)
     value[8] = windows.count(rows, "7d", Kind.FAVOURITE)
-    value[9] = windows.count(rows, "30d", Kind.ORDER_PLACED)
+    value[9] = windows.count(rows, "30d", _PLACED)
     value[10] = category_weight * 128 // np.maximum(category_total, 1)
     value[11] = product_seen
     value[12] = session_events
@@ -252,27 +269,24 @@ def _raise_affinities(events: Events, rows: Rows) -> tuple[NDArray[np.int64], ND
         int64 [n].
     """
     sketches = rows.view(_SKETCHES)["all"]
-    given = np.stack([events["category"], events["brand"]], axis=1)
+    given = events.view(_LIKED)["all"]
     i, which = np.nonzero(given)
     key, weight = given[i, which], _AFFINITY_WEIGHT[events["kind"]][i]
-    keys, weights = sketches[i, which, 0], sketches[i, which, 1]
-    match = keys == key[:, None]
-    each = np.arange(len(key))
-    place = match.argmax(axis=1)
-    known = match[each, place]
-    place = np.where(known, place, weights.argmin(axis=1))
-    after = np.minimum(weights[each, place] + weight, COUNT_MAX)
-    # An event that says nothing drives nobody out.
-    held = known | (weight > 0)
-    i, which, place, key, after = i[held], which[held], place[held], key[held], after[held]
+    sketch = sketches[i, which]
+    found = np.packbits(sketch[:, 0] == key[:, None])  # the 8 places of a sketch as one byte
+    place = _FIRST_BIT[found]
+    new = ((found == 0) & (weight > 0)).nonzero()[0]  # an event of no weight drives nobody out
+    place[new] = sketch[new, 1].argmin(axis=1)
+    held = (place >= 0).nonzero()[0]
+    i, which, key, place = i[held], which[held], key[held], place[held]
+    after = np.minimum(sketch[held, 1, place] + weight[held], COUNT_MAX)
     sketches[i, which, 0, place] = key
     sketches[i, which, 1, place] = after
 
-    of_category = np.zeros(len(events), np.int64)
-    first = which == 0
-    of_category[i[first]] = after[first]
+    of_category = np.zeros((len(events), 2), np.int64)
+    of_category[i, which] = after
     total: NDArray[np.int64] = sketches[:, 0, 1].sum(axis=1, dtype=np.int64)
-    return of_category, total
+    return of_category[:, 0], total
 
 
 def _see_product(product: NDArray[np.uint32], rows: Rows) -> NDArray[np.int64]:
@@ -280,7 +294,7 @@ def _see_product(product: NDArray[np.uint32], rows: Rows) -> NDArray[np.int64]:
     ring = rows["recent_products"]
     seen: NDArray[np.int64] = (ring == product[:, None]).sum(axis=1)
     seen[product == 0] = 0
-    given = np.flatnonzero(product)
+    given = product.nonzero()[0]
     place = rows["recent_products_pos"][given]
     ring[given, place] = product[given]
     rows["recent_products_pos"][given] = (place + 1) % N_RECENT_PRODUCTS
@@ -290,16 +304,19 @@ def _see_product(product: NDArray[np.uint32], rows: Rows) -> NDArray[np.int64]:
 def _take_order_or_rating(events: Events, rows: Rows) -> None:
     """Sums of money and ratings, for the kinds from ORDER_PLACED on."""
     kind = events["kind"]
-    placed = np.flatnonzero(kind == Kind.ORDER_PLACED)
+    placed = (kind == _PLACED).nonzero()[0]
     if len(placed):
         time_ms, first_ms = events["time_ms"][placed], rows["first_buy_ms"][placed]
         rows["first_buy_ms"][placed] = np.where(first_ms == 0, time_ms, np.minimum(first_ms, time_ms))
         _add(rows["spend_minor"], placed, events["amount_minor"], MONEY_MAX)
         _add(rows["discount_minor"], placed, events["discount_minor"], MONEY_MAX)
         _add(rows["orders_discounted"], placed, events["discount_minor"] > 0, COUNT_MAX)
-    back = np.flatnonzero((kind == Kind.ORDER_CANCELLED) | (kind == Kind.ORDER_RETURNED))
-    _add(rows["refund_minor"], back, events["amount_minor"], MONEY_MAX)
-    _add(rows["rating_sum"], np.flatnonzero(kind == Kind.RATING), events["rating"], COUNT_MAX)
+    back = ((kind == _CANCELLED) | (kind == _RETURNED)).nonzero()[0]
+    if len(back):
+        _add(rows["refund_minor"], back, events["amount_minor"], MONEY_MAX)
+    rated = (kind == _RATING).nonzero()[0]
+    if len(rated):
+        _add(rows["rating_sum"], rated, events["rating"], COUNT_MAX)
 
 
 def _add(sums: NDArray[Any], at: NDArray[np.int64], amount: NDArray[Any], most: int) -> None:

@@ -120,17 +120,17 @@ def new_rows(n: int) -> Rows:
     return np.zeros(n, ROW)
 
 
-def overlay(names: Sequence[str], scalar: str, shape: tuple[int, ...]) -> np.dtype[np.void]:
-    """A dtype for `rows.view(...)["all"]`: fields that stand side by side in the row as one array [N, *shape] of it."""
-    at = begin = ROW.fields[names[0]][1]  # type: ignore[index]  # a structured type has fields
+def overlay(record: np.dtype[np.void], names: Sequence[str], scalar: str, shape: tuple[int, ...]) -> np.dtype[np.void]:
+    """A dtype for `records.view(...)["all"]`: fields that stand side by side in a record as one array [N, *shape]."""
+    at = begin = record.fields[names[0]][1]  # type: ignore[index]  # a structured type has fields
     for name in names:
-        field, offset = ROW.fields[name][:2]  # type: ignore[index]
+        field, offset = record.fields[name][:2]  # type: ignore[index]
         if offset != at or field.base != np.dtype(scalar):
             raise AssertionError(name)
         at += field.itemsize
     if at - begin != np.dtype((scalar, shape)).itemsize:
         raise AssertionError(shape)
-    return np.dtype({"names": ["all"], "formats": [(scalar, shape)], "offsets": [begin], "itemsize": ROW.itemsize})
+    return np.dtype({"names": ["all"], "formats": [(scalar, shape)], "offsets": [begin], "itemsize": record.itemsize})
 
 
 def gather(records: NDArray[np.void], at: NDArray[np.int64]) -> NDArray[np.void]:

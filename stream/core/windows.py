@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.events import N_KINDS_WINDOWED
-from stream.core.row import WINDOWS, Rows, overlay
+from stream.core.row import ROW, WINDOWS, Rows, overlay
 
 COUNT_MAX = 65_535
 
@@ -20,13 +20,10 @@ COUNT_MAX = 65_535
 _TILES = np.array([[tiles] for tiles, _ in WINDOWS.values()])
 _TILE_MS = np.array([[tile_ms] for _, tile_ms in WINDOWS.values()])
 _FIRST = np.cumsum(_TILES, axis=0) - _TILES  # where a window's tiles begin among the tiles of all windows
-_ALL_COUNTS = overlay([f"count_{name}" for name in WINDOWS], "u2", (int(_TILES.sum()), N_KINDS_WINDOWED))
+_ALL_COUNTS = overlay(ROW, [f"count_{name}" for name in WINDOWS], "u2", (int(_TILES.sum()), N_KINDS_WINDOWED))
 
 # [clock's place, place]: the tile at `place` falls out when the clock moves on by more than this many tiles.
-_LASTS = {
-    name: ((np.arange(tiles) - np.arange(tiles)[:, None] - 1) % tiles).astype(np.int8)
-    for name, (tiles, _) in WINDOWS.items()
-}
+_LASTS = {name: (np.arange(tiles) - np.arange(tiles)[:, None] - 1) % tiles for name, (tiles, _) in WINDOWS.items()}
 
 
 def add(rows: Rows, kind: NDArray[np.uint8], time_ms: NDArray[np.int64]) -> None:
@@ -52,11 +49,8 @@ def add(rows: Rows, kind: NDArray[np.uint8], time_ms: NDArray[np.int64]) -> None
 
 def _out(name: str, clock: NDArray[np.int64], moved: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which places fall out, bool [n, tiles], when the clocks at tile `clock` move on by `moved` tiles."""
-    tiles = len(_LASTS[name])
-    # 8 bits are enough for tiles, and a tenth of the work.
-    out: NDArray[np.bool_] = (
-        _LASTS[name].take(clock % tiles, axis=0) < np.clip(moved, 0, tiles).astype(np.int8)[:, None]
-    )
+    lasts = _LASTS[name]
+    out: NDArray[np.bool_] = lasts.take(clock % len(lasts), axis=0) < moved[:, None]
     return out
 
 

@@ -193,11 +193,11 @@ def test_gather_and_scatter_move_whole_rows() -> None:
 
 def test_overlays_refuse_fields_that_do_not_stand_side_by_side() -> None:
     names = ["category", "category_weight"]
-    assert new_rows(2).view(overlay(names, "u4", (2, 8)))["all"].shape == (2, 2, 8)
+    assert new_rows(2).view(overlay(ROW, names, "u4", (2, 8)))["all"].shape == (2, 2, 8)
     for wrong, scalar, shape in (
         (["category", "brand"], "u4", (2, 8)),
         (names, "i4", (2, 8)),
         (names, "u4", (2, 9)),
     ):
         with pytest.raises(AssertionError):
-            overlay(wrong, scalar, shape)
+            overlay(ROW, wrong, scalar, shape)
