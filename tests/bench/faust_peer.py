@@ -8,8 +8,10 @@ import json
 import math
 import os
 import struct
+import sys
 import time
 import zlib
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,11 @@ import faust
 import msgspec
 import numpy as np
 import onnxruntime
+import rocksdict
+from faust.types import TP
 
-from tests.bench.load import KINDS, TRIGGER
+from stream.kafka.partitioner import partitions
+from tests.bench.load import KINDS, TRIGGER, user_id
 from tests.bench.peer_model import FEATURES, WINDOW
 
 WINDOW_BYTES = WINDOW * FEATURES * 4
@@ -32,6 +37,8 @@ NEW_ROW = bytes(ROW_BYTES)
 N_FIXED = 8
 KIND_CODES = {kind: code for code, kind in enumerate(KINDS)}
 HOLDOUT_PERCENT = 10
+ROWS_DRAWN = 64
+FILL_ROWS = 5_000
 
 
 class Click(msgspec.Struct):
@@ -210,13 +217,54 @@ def build_app(environment: dict[str, str]) -> faust.App:
     return app
 
 
+def first_rows(users: int, seed: int) -> Iterator[tuple[bytes, bytes]]:
+    """Key and row of every user before timing starts: a full window, as after 30 events."""
+    rng = np.random.default_rng(seed)
+    counters = COUNTERS.pack(*[5] * (COUNTERS.size // 8))
+    pool = [window.tobytes() + counters for window in rng.random((ROWS_DRAWN, WINDOW_BYTES // 4), "f4")]
+    for n in range(users):
+        yield user_id(n).encode(), pool[n % ROWS_DRAWN]
+
+
+def fill(app: faust.App, users: int, seed: int, ends: dict[int, int]) -> None:
+    """Put `first_rows` into the table's local stores, as if they had been restored from the changelog up to its end.
+
+    Faust restores some thousand rows a second, one by one; a million of them would take longer than the benchmark.
+
+    Args:
+        app: not running.
+        users: how many.
+        seed: of the rows.
+        ends: of the changelog's partitions, which hold the same rows.
+    """
+    table = app.tables["users"]
+    app.conf.tabledir.mkdir(parents=True, exist_ok=True)
+    rows = list(first_rows(users, seed))
+    at = partitions([key for key, _ in rows], len(ends))
+    for partition, end in ends.items():
+        db = table.data._db_for_partition(partition)
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for n in np.flatnonzero(at == partition).tolist():
+            batch.put(*rows[n])
+            if len(batch) >= FILL_ROWS:
+                db.write(batch)
+                batch = rocksdict.WriteBatch(raw_mode=True)
+        db.write(batch)
+        table.data.set_persisted_offset(TP(table.changelog_topic_name, partition), end - 1)
+        db.close()
+
+
 def main() -> None:
-    """Run the worker until it is told to stop.
+    """Run the worker until it is told to stop; with arguments, fill its stores instead: users, seed, ends as JSON.
 
     Environment: PEER_APP_ID, PEER_BOOTSTRAP, PEER_DATA_DIR, PEER_PARTITIONS, PEER_LINGER_MS, PEER_SOURCE,
     PEER_OFFERS, PEER_DECISIONS (topics), PEER_MODEL (the ONNX file), PEER_STAGES (file written every 1,000 events).
     """
     app = build_app(dict(os.environ))
+    if len(sys.argv) > 1:
+        users, seed, ends = sys.argv[1:]
+        fill(app, int(users), int(seed), {int(p): end for p, end in json.loads(ends).items()})
+        return
     faust.Worker(app, loglevel="warning").execute_from_commandline()
 
 

@@ -17,7 +17,7 @@ class Kafka:
         self.bootstrap = bootstrap
         self.partitions = partitions
         self._data = data
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
 
     def create(self, *topics: str) -> None:
         """Make topics that are keyed by user."""
@@ -64,7 +64,12 @@ class Kafka:
         ends = self.ends(topic)
         left = sum(ends[p] - start[p] for p in ends)
         consumer = Consumer(
-            {"bootstrap.servers": self.bootstrap, "group.id": "bench-reader", "enable.auto.commit": False}
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "bench-reader",
+                "enable.auto.commit": False,
+                "log_level": 2,
+            }
         )
         consumer.assign([TopicPartition(topic, p, offset) for p, offset in start.items()])
         try:

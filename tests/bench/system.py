@@ -4,11 +4,9 @@ import hashlib
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.broker.ports import free_ports
@@ -18,9 +16,9 @@ from stream.scoring.control import CHAMPION_KEY, file_key
 from stream.settings import from_environment
 from tests.bench import faust_peer, load
 from tests.bench.kafka import Kafka
-from tests.bench.load import Record, publish, user_id
+from tests.bench.load import Record, publish
 from tests.bench.peer_model import window_model
-from tests.bench.program import Program
+from tests.bench.program import Program, run_tool
 from training.seeded import seeded_model
 
 
@@ -160,17 +158,11 @@ class Faust:
         kafka.create(self.changelog, self.offers, self.decisions)
 
     def give_rows(self, users: int, seed: int) -> None:
-        """A row for every user, put into the table's changelog, from which Faust restores it at its start."""
-        rng = np.random.default_rng(seed)
-
-        def rows() -> Iterator[Record]:
-            pool = [rng.bytes(faust_peer.ROW_BYTES) for _ in range(64)]
-            windows = rng.random((64, faust_peer.WINDOW_BYTES // 4), "f4")
-            pool = [window.tobytes() + faust_peer.COUNTERS.pack(*[5] * 16) for window in windows]
-            for n in range(users):
-                yield Record(self.changelog, user_id(n).encode(), pool[n % 64])
-
-        publish(self._kafka.bootstrap, rows())
+        """A row for every user, in the table's changelog and in its local stores."""
+        rows = faust_peer.first_rows(users, seed)
+        publish(self._kafka.bootstrap, (Record(self.changelog, key, row) for key, row in rows))
+        ends = json.dumps(self._kafka.ends(self.changelog))
+        run_tool(["tests.bench.faust_peer", str(users), str(seed), ends], self._environment)
 
     def skip_to_end(self) -> None:
         """What is published from now on is the first that it reads."""
