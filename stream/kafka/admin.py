@@ -2,19 +2,21 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 import click
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, NewTopic, ResourceType, TopicDescription
 from rich.console import Console
 from rich.table import Table
 
 from stream.errors import SetupError
 from stream.settings import Settings, from_environment
 
-REQUEST_TIMEOUT_S = 8.0
+REQUEST_TIMEOUT_S = 6.0
 """For one request. A broker that is not there must be reported within 10 s."""
 
 CREATE_TIMEOUT_S = 60.0
@@ -102,18 +104,24 @@ def find_topics(bootstrap: str, names: Iterable[str]) -> dict[str, Found]:
         described = admin.describe_topics(TopicCollection(there), request_timeout=REQUEST_TIMEOUT_S)
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in there]
         configs = admin.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S)
-        config_of = {
-            resource.name: {entry.name: entry.value for entry in future.result().values()}
-            for resource, future in configs.items()
-        }
-        found = {}
-        for name, future in described.items():
-            topic = future.result()
-            replicas = max((len(partition.replicas) for partition in topic.partitions), default=0)
-            found[name] = Found(str(topic.topic_id), len(topic.partitions), replicas, config_of[name])
+        config_of = {resource.name: future for resource, future in configs.items()}
+        found = {name: _found(future, config_of[name]) for name, future in described.items()}
     except KafkaException as error:
         raise no_answer(bootstrap, error) from error
-    return found
+    return {name: topic for name, topic in found.items() if topic}
+
+
+def _found(topic: Future[TopicDescription], config: Future[dict[str, ConfigEntry]]) -> Found | None:
+    """None: the topic is just being made or deleted, not every broker knows of it."""
+    try:
+        described, entries = topic.result(), config.result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise
+    replication = max((len(partition.replicas) for partition in described.partitions), default=0)
+    values = {name: entry.value for name, entry in entries.items()}
+    return Found(str(described.topic_id), len(described.partitions), replication, values)
 
 
 def no_answer(bootstrap: str, error: KafkaException) -> SetupError:
@@ -148,7 +156,7 @@ def create_topics(settings: Settings) -> list[str]:
         Names of the topics made.
 
     Raises:
-        SetupError: no broker answers, or it refuses.
+        SetupError: no broker answers, or it refuses, or takes too long.
     """
     wanted = plans(settings)
     there = find_topics(settings.bootstrap, wanted)
@@ -176,7 +184,17 @@ def create_topics(settings: Settings) -> list[str]:
                 refused.append(f"{name}: {error.args[0].str()}")
     if refused:
         raise SetupError("Kafka did not create these topics:\n" + "\n".join(f"  {line}" for line in refused))
+    _wait_for(settings.bootstrap, missing)
     return missing
+
+
+def _wait_for(bootstrap: str, names: Sequence[str]) -> None:
+    """Until the brokers know of topics that the controller has made."""
+    deadline = time.monotonic() + CREATE_TIMEOUT_S
+    while unknown := set(names) - find_topics(bootstrap, names).keys():
+        if time.monotonic() > deadline:
+            raise SetupError(f"made, but unknown to the brokers after {CREATE_TIMEOUT_S:.0f} s: {sorted(unknown)}")
+        time.sleep(0.05)
 
 
 def check_topics(settings: Settings) -> list[str]:

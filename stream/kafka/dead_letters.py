@@ -63,6 +63,7 @@ def read(bootstrap: str, topic: str) -> Iterator[Refused]:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
+            "fetch.wait.max.ms": 10,  # an answer that there is no more is wanted at once
             "log_level": 0,
             "error_cb": lambda _error: None,
         }
