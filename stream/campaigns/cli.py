@@ -52,15 +52,17 @@ _target_options: Callable[[Command], Command] = _options(
         help="Put before the topic's name.",
     ),
 )  # fmt: skip
-_shop_options: Callable[[Command], Command] = _options(
+_currency_option: Callable[[Command], Command] = _options(
     click.option(
         "--currency", envvar="OFFERSTREAM_CURRENCY", default=_DEFAULTS.currency, show_default=True, show_envvar=True,
         help="The shop's; campaigns in others are refused.",
-    ),
+    )
+)  # fmt: skip
+_timezone_option: Callable[[Command], Command] = _options(
     click.option(
         "--timezone", envvar="OFFERSTREAM_TIMEZONE", default=_DEFAULTS.timezone, show_default=True, show_envvar=True,
         help="The shop's: its dates.", callback=lambda _ctx, _param, value: _zone(value),
-    ),
+    )
 )  # fmt: skip
 _files_argument = click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -90,10 +92,9 @@ def campaigns() -> None:
 
 @campaigns.command()
 @_files_argument
-@_shop_options
-def validate(files: tuple[Path, ...], currency: str, timezone: str) -> None:
+@_currency_option
+def validate(files: tuple[Path, ...], currency: str) -> None:
     """Say everything that is wrong with campaign files; exit code 2 if anything is."""
-    del timezone
     documents = _load(files, currency)
     for document in documents:
         click.echo(f"{document['id']}: version {document['version']} is valid")
@@ -101,7 +102,8 @@ def validate(files: tuple[Path, ...], currency: str, timezone: str) -> None:
 
 @campaigns.command()
 @_files_argument
-@_shop_options
+@_currency_option
+@_timezone_option
 @_target_options
 def apply(files: tuple[Path, ...], currency: str, timezone: str, bootstrap: str, topic_prefix: str) -> None:
     """Publish campaign files; workers take them over within seconds. All files or none."""
@@ -116,7 +118,8 @@ def apply(files: tuple[Path, ...], currency: str, timezone: str, bootstrap: str,
 
 @campaigns.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@_shop_options
+@_currency_option
+@_timezone_option
 @_target_options
 def list_(as_json: bool, currency: str, timezone: str, bootstrap: str, topic_prefix: str) -> None:
     """List what is published, in the order in which workers ask; invalid records too."""

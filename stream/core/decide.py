@@ -1,12 +1,13 @@
 """Decisions: for each trigger at most one offer, from the first campaign whose policy chooses one."""
 
 from enum import IntEnum, unique
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.absorb import Events
-from stream.core.campaign import Campaign, CampaignSet
+from stream.core.campaign import N_CAMPAIGNS_MAX, Campaign, CampaignSet
 from stream.core.eligible import eligible
 from stream.core.events import CONSENT_YES, Kind
 from stream.core.facts import Triggers
@@ -72,7 +73,13 @@ def draws(topic_id_hash: int, partition: int, offsets: NDArray[np.int64]) -> NDA
 
 def holdout(users: NDArray[np.uint64], salt: int, share: float) -> NDArray[np.bool_]:
     """Which users are held out of a campaign, bool [n]: always the same ones, and more of them with a larger share."""
-    return _unit(splitmix64(users ^ splitmix64(np.array([salt], np.uint64)))) < share
+    return _unit(splitmix64(users ^ _mixed(salt))) < share
+
+
+@lru_cache(maxsize=N_CAMPAIGNS_MAX)
+def _mixed(salt: int) -> np.uint64:
+    mixed: np.uint64 = splitmix64(np.array([salt], np.uint64))[0]
+    return mixed
 
 
 # What is found about a trigger: columns of `found`. The arm's own depth and value are looked up at the end.

@@ -60,7 +60,7 @@ def test_validate_knows_the_shops_currency_and_time_zone(tmp_path: Path) -> None
     file.write_text(file.read_text() + "currency: USD\n")
     assert "the shop's currency is EUR, this is USD" in run("validate", file).stderr
     assert run("validate", file, "--currency", "USD").exit_code == 0
-    result = run("validate", file, "--timezone", "Mars/Olympus")
+    result = run("apply", file, "--timezone", "Mars/Olympus")
     assert (result.exit_code, "there is no time zone 'Mars/Olympus'" in result.stderr) == (2, True)
 
 

@@ -374,6 +374,24 @@ def test_a_dry_run_offers_nothing_and_takes_nothing_from_a_live_campaign() -> No
     assert live["reason"][0] == Reason.OFFERED
 
 
+def test_a_dry_run_does_not_cover_what_a_live_campaign_decided() -> None:
+    silent = likely(id="silent", priority=9, policy={"kind": "threshold", "probability": 0.95, "arm": "ten"})
+    campaigns = compiled([likely(id="dry", state="dry_run", priority=0), silent])
+    decisions, _ = run([viewer()], campaigns)
+    assert (campaigns.campaigns[decisions["campaign"][0]].id, decisions["reason"][0]) == ("silent", Reason.POLICY_NONE)
+
+
+@pytest.mark.parametrize(
+    ("ago_ms", "reason"), [(0, Reason.COOL_DOWN), (DAY_MS - 1, Reason.COOL_DOWN), (DAY_MS, Reason.OFFERED)]
+)
+def test_the_cool_down_after_a_redemption(ago_ms: int, reason: Reason) -> None:
+    user = viewer()
+    redeemed = Event(NOW_MS - ago_ms, int(Kind.OFFER_REDEEMED), event_id=9)
+    user = user._replace(events=[user.events[0], redeemed, user.events[1]])
+    decisions, _ = run([user], compiled([likely(cool_down={"after_redemption": "1d"})]))
+    assert decisions["reason"][0] == reason
+
+
 def test_the_cool_down_holds_between_the_rounds_of_one_batch() -> None:
     campaigns = compiled([likely(cool_down={"after_offer": "1s"})])
     events, rows = rows_of([viewer()])
