@@ -1,7 +1,7 @@
-"""What must be in the topics after a log was worked through, told from what was published and from the order that `decisions` states.
+"""What must be in the topics after a log was worked through: told from what was published, in the order of `decisions`.
 
-Two judges: the naive oracle of tests/core, event by event in plain Python, and `stream.core` itself, bit by bit, for what the oracle
-does not know (hidden state, scores). Published JSON is reduced to events here, with nothing of `stream.kafka.decode`.
+Two judges: the naive oracle of tests/core, event by event in plain Python, and `stream.core` itself, bit by bit, for
+what the oracle does not know (hidden state, scores). Published JSON is reduced to events here, with nothing of `stream.kafka.decode`.
 """
 
 import json
@@ -33,8 +33,8 @@ OF_DECISIONS = ("offers_made", "offer_last_ms")
 """Fields of a row that decisions determine."""
 
 UNDETERMINED = ("fence", "model", "state", "segment", "reserved", *OF_DECISIONS, "recent_ids")
-"""What the oracle's row does not say, or, of `recent_ids`, says too strictly: bookkeeping makes no decision, so nothing states when
-among the steps it was applied. `check_ids` looks at that field."""
+"""What the oracle's row does not say, or, of `recent_ids`, says too strictly: bookkeeping makes no decision, so nothing
+states when among the steps it was applied. `_check_ids` looks at that field."""
 
 
 def hash64(text: str | None) -> int:
@@ -71,7 +71,7 @@ def oracle_event(event: Event, place: Place) -> oracle.Event:
         brand=hash32(line.get("brand")),
         dwell_ms=v.get("dwell_ms") or 0,
         quantity=sum(x["quantity"] for x in v.get("lines") or []) if source == "orders" else v.get("quantity") or 0,
-        results=v.get("result_count") or 0,
+        results=0 if v.get("result_count") is None else v["result_count"] + 1,
         birthday=int(month) * 32 + int(day),
         rating=v.get("rating") or 0,
         tier=TIERS.index(v.get("tier") or ""),
@@ -92,7 +92,10 @@ class Past(NamedTuple):
 
 
 def final_decisions(records: Sequence[Read]) -> dict[bytes, dict[int, Any]]:
-    """By user and row_seq the decision that counts: the last one. Earlier ones were made in a life that did not come to its commit."""
+    """By user and row_seq the decision that counts: the last one.
+
+    Earlier ones were made in a life that did not come to its commit.
+    """
     final: dict[bytes, dict[int, Any]] = defaultdict(dict)
     for record in records:  # those of one user lie in one partition, in offset order
         decision = record.json
@@ -100,7 +103,9 @@ def final_decisions(records: Sequence[Read]) -> dict[bytes, dict[int, Any]]:
     return final
 
 
-def pasts(site: Site, decisions: Sequence[Read], sent: Sequence[tuple[Event, Place]] | None = None) -> dict[bytes, Past]:
+def pasts(
+    site: Site, decisions: Sequence[Read], sent: Sequence[tuple[Event, Place]] | None = None
+) -> dict[bytes, Past]:
     """Every user's past: what was published, in the order that `decisions` (all of them logged) states.
 
     Raises:
@@ -120,14 +125,18 @@ def pasts(site: Site, decisions: Sequence[Read], sent: Sequence[tuple[Event, Pla
         own = final.get(user, {})
         assert sorted(own) == list(range(1, len(own) + 1)), f"{user!r}: row_seqs {sorted(own)}"
         records = [own[seq] for seq in sorted(own)]
-        triggers = [(sources[r["trigger"]["topic"]], r["trigger"]["partition"], r["trigger"]["offset"]) for r in records]
+        triggers = [
+            (sources[r["trigger"]["topic"]], r["trigger"]["partition"], r["trigger"]["offset"]) for r in records
+        ]
         assert all(at[t][0] == user for t in triggers), user
         steps = [at[t][1] for t in triggers]
         wanted = {key for key, e in by_id.items() if e.kind < oracle.N_KINDS_WINDOWED}
         applied = [(e.source, e.event_id) for e in steps]
         twice = [(seq, e) for seq, e in enumerate(steps, 1) if applied.count((e.source, e.event_id)) > 1]
         assert not twice, f"{user!r}: applied twice, at row_seq: {twice}"
-        assert set(applied) == wanted, f"{user!r}: {len(wanted - set(applied))} events lost, {len(set(applied) - wanted)} invented"
+        assert set(applied) == wanted, (
+            f"{user!r}: {len(wanted - set(applied))} events lost, {len(set(applied) - wanted)} invented"
+        )
         found[user] = Past(notes, steps, records)
     return found
 
@@ -197,8 +206,8 @@ def play(past: Mapping[bytes, Past], models: Mapping[str, Model]) -> Played:
 def check_bits(rows: Mapping[bytes, np.void], past: Mapping[bytes, Past], models: Mapping[str, Model]) -> None:
     """Rows, steps and scores against `stream.core` in the order of application: the same bits.
 
-    Left out are the fence, which is the worker's own, and what decisions and the place of bookkeeping determine: `check_rows` sees to
-    those.
+    Left out are the fence, which is the worker's own, and what decisions and the place of bookkeeping determine:
+    `check_rows` sees to those.
     """
     played = play(past, models)
     left_out = {"fence", "recent_ids", *OF_DECISIONS}

@@ -1,7 +1,7 @@
 """A worker as a process of its own on a real broker, and everything that a test asks of its topics.
 
-`Site` is what a shop has: topics, a changelog, a data folder. `Worker` is one process on it. What is read back is read with plain Kafka
-clients from the topics themselves, never from the worker's memory.
+`Site` is what a shop has: topics, a changelog, a data folder. `Worker` is one process on it. What is read back is read
+with plain Kafka clients from the topics themselves, never from the worker's memory.
 """
 
 import contextlib
@@ -22,12 +22,13 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
 
 from stream.core.events import SOURCES
 from stream.core.row import unpack
 from stream.kafka import applied
 from stream.kafka.admin import create_topics
+from stream.kafka.cluster import log_ranges, look
 from stream.scoring.control import CHAMPION_KEY, file_key, pointer_json
 from stream.settings import PREFIX, Settings
 
@@ -74,7 +75,7 @@ class Read(NamedTuple):
         return json.loads(self.value or b"null")
 
 
-class Timeout(AssertionError):
+class LateError(AssertionError):
     """Something that must happen did not."""
 
 
@@ -82,7 +83,7 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float, poll_s
     """Return the first true answer.
 
     Raises:
-        Timeout: there was none in time.
+        LateError: there was none in time.
     """
     end_s = time.monotonic() + timeout_s
     while True:
@@ -90,7 +91,7 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float, poll_s
         if answer:
             return answer
         if time.monotonic() > end_s:
-            raise Timeout(f"not within {timeout_s:.0f} s: {what}")
+            raise LateError(f"not within {timeout_s:.0f} s: {what}")
         time.sleep(poll_s)
 
 
@@ -99,7 +100,11 @@ class Site:
 
     def __init__(self, bootstrap: str, prefix: str, folder: Path, partitions: int = 2) -> None:
         self.settings = Settings(
-            bootstrap=bootstrap, topic_prefix=prefix, app_id=f"{prefix}app", partitions=partitions, data_dir=folder / "data"
+            bootstrap=bootstrap,
+            topic_prefix=prefix,
+            app_id=f"{prefix}app",
+            partitions=partitions,
+            data_dir=folder / "data",
         )
         self.folder = folder
         self.sent: list[tuple[Event, Place]] = []
@@ -121,7 +126,7 @@ class Site:
         self._applied: dict[int, applied.Applied] = {}
         self._rows: dict[bytes, bytes] = {}
 
-    # --- writing ----------------------------------------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------------
 
     def publish(self, events: Iterable[Event]) -> list[Place]:
         """Publish to the sources; return when everything is acknowledged: where each lies, in the order given."""
@@ -134,7 +139,11 @@ class Site:
                 if error is not None:
                     failed.append(str(error))
                     return
-                place = (self._source_of[str(message.topic())], int(message.partition() or 0), int(message.offset() or 0))
+                place = (
+                    self._source_of[str(message.topic())],
+                    int(message.partition() or 0),
+                    int(message.offset() or 0),
+                )
                 places[i] = place
                 self.sent.append((events[i], place))
 
@@ -174,13 +183,16 @@ class Site:
             "campaigns", [(d["id"].encode(), json.dumps({**d, "published_ms": now_ms}).encode()) for d in documents]
         )
 
-    # --- reading ----------------------------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
-    def ends(self, topic: str, partitions: int | None = None) -> dict[int, int]:
+    def topic_ids(self) -> dict[str, str]:
+        """Kafka's ids of sources and changelog, by full topic name."""
+        return look(self.settings, self._admin).topic_ids
+
+    def ends(self, topic: str) -> dict[int, int]:
         """Where each partition's log ends."""
-        tps = [TopicPartition(topic, p) for p in range(self.settings.partitions if partitions is None else partitions)]
-        found = self._admin.list_offsets(dict.fromkeys(tps, OffsetSpec.latest()), request_timeout=20)
-        return {tp.partition: future.result().offset for tp, future in found.items()}
+        ranges = log_ranges(self._admin, [(topic, p) for p in range(self.settings.partitions)])
+        return {p: end for (_, p), (_, end) in ranges.items()}
 
     def read(self, topic: str, start: Mapping[int, int] | None = None) -> list[Read]:
         """Everything in a topic (full name) from `start` to its present end, partition by partition in offset order."""
@@ -223,7 +235,7 @@ class Site:
                     if message.error() is not None or offset + 1 >= ends[p]:
                         behind.discard(p)
                 if time.monotonic() > end_s:
-                    raise Timeout(f"{topic} cannot be read to its end")
+                    raise LateError(f"{topic} cannot be read to its end")
         finally:
             consumer.close()
         return [record for p in sorted(found) for record in found[p]]
@@ -261,20 +273,20 @@ class Site:
     def behind(self) -> dict[tuple[str, int], int]:
         """Records not applied yet, by source and partition: nothing, when all is applied."""
         self._follow_changelog()
+        topics = [(self.settings.topic(source), p) for source in SOURCES for p in range(self.settings.partitions)]
         found = {}
-        for source in SOURCES:
-            for p, end in self.ends(self.settings.topic(source)).items():
-                record = self._applied.get(p)
-                at = record.sources[source].next_offset if record else 0
-                if at < end:
-                    found[source, p] = end - at
+        for (topic, p), (_, end) in log_ranges(self._admin, topics).items():
+            source, record = self._source_of[topic], self._applied.get(p)
+            at = record.sources[source].next_offset if record else 0
+            if at < end:
+                found[source, p] = end - at
         return found
 
     def wait_applied(self, workers: Sequence["Worker"] = (), timeout_s: float = APPLY_TIMEOUT_S) -> None:
         """Return when the applied records have reached the end of every source.
 
         Raises:
-            Timeout: they did not; the workers' logs are shown.
+            LateError: they did not; the workers' logs are shown.
         """
         end_s = time.monotonic() + timeout_s
         while behind := self.behind():
@@ -282,10 +294,10 @@ class Site:
                 assert worker.poll() is None, f"a worker ended with {worker.poll()}:\n{worker.log()}"
             if time.monotonic() > end_s:
                 logs = "\n".join(worker.log() for worker in workers)
-                raise Timeout(f"not applied within {timeout_s:.0f} s: {behind}\n{logs}")
+                raise LateError(f"not applied within {timeout_s:.0f} s: {behind}\n{logs}")
             time.sleep(0.05)
 
-    # --- processes --------------------------------------------------------------------------------------------------------------------
+    # --- processes ----------------------------------------------------------------------------------------------------
 
     def environment(self, **settings: Any) -> dict[str, str]:
         """The environment of a process on this site: settings by field name, others as they are."""
@@ -352,7 +364,7 @@ class Worker:
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise Timeout(f"the worker still runs after {timeout_s:.0f} s:\n{self.log()}") from None
+            raise LateError(f"the worker still runs after {timeout_s:.0f} s:\n{self.log()}") from None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to this process."""
@@ -372,7 +384,7 @@ class Worker:
         """Return the `times`-th place in its log that matches.
 
         Raises:
-            Timeout: there is none in time, or the worker has ended without one.
+            LateError: there is none in time, or the worker has ended without one.
         """
 
         def found() -> re.Match[str] | None:
@@ -385,8 +397,8 @@ class Worker:
 
         try:
             match: re.Match[str] = wait_until(found, f"{pattern!r} in the log", timeout_s)
-        except Timeout as e:
-            raise Timeout(f"{e}:\n{self.log()}") from None
+        except LateError as e:
+            raise LateError(f"{e}:\n{self.log()}") from None
         return match
 
     def wait_serving(self, timeout_s: float = START_TIMEOUT_S, times: int = 1) -> set[int]:
@@ -412,7 +424,8 @@ class Worker:
         """Samples by their text, such as `offerstream_events_total{outcome="applied",source="orders"}`."""
         lines = self.get("/metrics")[1].splitlines()
         return {
-            name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+            name: float(value)
+            for name, value in (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         }
 
     def outcomes(self) -> dict[str, int]:

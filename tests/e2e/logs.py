@@ -7,14 +7,29 @@ from typing import Any
 
 from tests.e2e.harness import Event, event
 
-CLICKS = ("page_view", "product_view", "product_view", "search", "cart_add", "cart_remove", "favourite", "checkout_start", "service_use")
+CLICKS = (
+    "page_view",
+    "product_view",
+    "product_view",
+    "search",
+    "cart_add",
+    "cart_remove",
+    "favourite",
+    "checkout_start",
+    "service_use",
+)
 HOUR_MS = 3_600_000
 
 
 def profile(user: str, time_ms: int, **facts: Any) -> Event:
     """A customers record with consent."""
     return event(
-        "customers", event_id=f"profile-{user}-{time_ms}", user_id=user, time_ms=time_ms, kind="profile", **{"consent": True, **facts}
+        "customers",
+        event_id=f"profile-{user}-{time_ms}",
+        user_id=user,
+        time_ms=time_ms,
+        kind="profile",
+        **{"consent": True, **facts},
     )
 
 
@@ -44,7 +59,12 @@ def _one(draw: Random, user: str, event_id: str, time_ms: int) -> Event:
             kind=draw.choice(["placed", "placed", "placed", "cancelled", "returned"]),
             order_id=f"o-{event_id}",
             lines=[
-                {"product_id": f"p{product}", "category_id": f"c{product % 12}", "quantity": draw.randint(1, 5), "unit_price_minor": total}
+                {
+                    "product_id": f"p{product}",
+                    "category_id": f"c{product % 12}",
+                    "quantity": draw.randint(1, 5),
+                    "unit_price_minor": total,
+                }
                 for _ in range(draw.randint(0, 3))
             ],
             total_minor=total,
@@ -61,12 +81,22 @@ def _one(draw: Random, user: str, event_id: str, time_ms: int) -> Event:
             offer_id=f"offer-{event_id}" if kind.startswith("offer") else None,
         )
     return event(
-        "redemptions", **own, kind=draw.choice(["issued", "redeemed", "expired", "released"]), offer_id=f"offer-{event_id}"
+        "redemptions",
+        **own,
+        kind=draw.choice(["issued", "redeemed", "expired", "released"]),
+        offer_id=f"offer-{event_id}",
     )
 
 
 def shop_log(
-    draw: Random, n: int, users: Sequence[str], now_ms: int, prefix: str, *, late_ms: int = HOUR_MS, duplicates: float = 0.05
+    draw: Random,
+    n: int,
+    users: Sequence[str],
+    now_ms: int,
+    prefix: str,
+    *,
+    late_ms: int = HOUR_MS,
+    duplicates: float = 0.05,
 ) -> list[Event]:
     """`n` events that a shop's producers might publish now: mostly recent, some up to `late_ms` old, some twice.
 

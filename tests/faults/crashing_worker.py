@@ -1,10 +1,10 @@
 """A worker that kills itself (SIGKILL, its own process) at a named point, on the n-th time that it comes by.
 
-The product has no hooks for this: methods are wrapped here, then the worker's own command runs. Before it dies it writes the point's name
-to a file, so that a test knows that it died there and of nothing else.
+The product has no hooks for this: methods are wrapped here, then the worker's own command runs. Before it dies it
+writes the point's name to a file, so that a test knows that it died there and of nothing else.
 
-Workers are forked from a server process that has imported everything already (`multiprocessing`'s forkserver): imports are most of what
-fifty starts cost.
+Workers are forked from a server process that has imported everything already (`multiprocessing`'s forkserver): imports
+are most of what fifty starts cost.
 """
 
 import multiprocessing
@@ -18,29 +18,15 @@ from typing import Any, NamedTuple, NoReturn
 
 from stream import topology
 from stream.app import worker_command
-from stream.kafka import columns, partition, transport
+from stream.core import row
+from stream.kafka import partition, transport
+from stream.kafka.emit import Outputs
 from stream.kafka.partition import Partition
 from stream.kafka.producer import BulkProducer
 from stream.kafka.store import Store
 from stream.scoring.model import Model
-from tests.e2e.harness import Site, Timeout, Worker
-
-POINTS = (
-    "outputs_half_sent",  # some offers and decisions are out
-    "outputs_sent",  # all of them, no row
-    "rows_half_sent",  # some rows are ahead of the applied record
-    "rows_sent",  # all of them
-    "applied_sent",  # the changelog knows, the store does not
-    "stored",  # the store knows, the group's offsets do not
-    "store_written",  # within the store: RocksDB has it, not durable
-    "store_flushing",  # while RocksDB flushes
-    "source_committing",  # while offsets are committed to the group
-    "restoring",  # some of the changelog is in the store
-    "taking_over",  # restored, not open yet
-    "absorbing",  # a batch is half absorbed
-    "scoring",  # a batch is absorbed and half scored
-    "admitting",  # rows of cold users are being read
-)
+from stream.settings import Settings
+from tests.e2e.harness import Site, LateError, Worker
 
 _Method = Callable[..., Any]
 
@@ -94,7 +80,7 @@ class Crash:
                 self.die()
             send(producer, topic, keys, values)
 
-        BulkProducer.send = wrapped  # type: ignore[method-assign]
+        BulkProducer.send = wrapped  # type: ignore[method-assign,assignment]
 
     def within(self, owner: Any, name: str, after_s: float) -> None:
         """Die while a method of `owner` is running."""
@@ -134,59 +120,73 @@ def flushes_of_commit(crash: Crash, which: int) -> None:
     BulkProducer.flush = wrapped_flush  # type: ignore[method-assign]
 
 
-def arm(crash: Crash) -> None:
-    """Wrap what leads to the point."""
-    match crash.point:
-        case "outputs_half_sent":
-            crash.half("decisions")
-        case "outputs_sent":
-            flushes_of_commit(crash, 1)
-        case "rows_half_sent":
-            crash.half("-rows-changelog")
-        case "rows_sent":
-            flushes_of_commit(crash, 2)
-        case "applied_sent":
-            crash.after(BulkProducer, "send_last")
-        case "stored":
-            crash.after(Partition, "_keep")
-        case "store_written":
-            crash.after(Store, "write")
-        case "store_flushing":
-            crash.within(Store, "flush", after_s=0.001)
-        case "source_committing":
-            crash.after(transport.Consumer, "_filter_committable_offsets", lambda self, _: bool(self.partitions.committable()))
-        case "restoring":
-            crash.after(Store, "replay")
-        case "taking_over":
-            crash.after(partition, "where_to_go_on")
-        case "absorbing":
-            crash.after(topology, "absorb")
-        case "scoring":
-            crash.after(Model, "score")
-        case "admitting":
-            crash.after(Store, "get")
-        case unknown:
-            raise SystemExit(f"no such point: {unknown}")
+_ARM: dict[str, Callable[[Crash], None]] = {
+    # some offers and decisions are out
+    "outputs_half_sent": lambda crash: crash.half("decisions"),
+    # all of them, no row
+    "outputs_sent": lambda crash: flushes_of_commit(crash, 1),
+    # some rows are ahead of the applied record
+    "rows_half_sent": lambda crash: crash.half("-rows-changelog"),
+    # all of them
+    "rows_sent": lambda crash: flushes_of_commit(crash, 2),
+    # the changelog knows, the store does not
+    "applied_sent": lambda crash: crash.after(BulkProducer, "send_last"),
+    # the store knows, the group's offsets do not
+    "stored": lambda crash: crash.after(Partition, "_keep"),
+    # within the store: RocksDB has it, not durable
+    "store_written": lambda crash: crash.after(Store, "write"),
+    # while RocksDB flushes
+    "store_flushing": lambda crash: crash.within(Store, "flush", after_s=0.001),
+    # while offsets are committed to the group
+    "source_committing": lambda crash: crash.after(
+        transport.Consumer, "_filter_committable_offsets", lambda self, _: bool(self.partitions.committable())
+    ),
+    # some of the changelog is in the store
+    "restoring": lambda crash: crash.after(Store, "replay"),
+    # restored, not open yet
+    "taking_over": lambda crash: crash.after(partition, "where_to_go_on"),
+    # a batch is half absorbed
+    "absorbing": lambda crash: crash.after(topology, "absorb"),
+    # a batch is absorbed and half scored
+    "scoring": lambda crash: crash.after(Model, "score"),
+    # rows of cold users are being read
+    "admitting": lambda crash: crash.after(Store, "get"),
+}
+POINTS = tuple(_ARM)
+
+
+def rows_first(crash: Crash) -> None:
+    """Break rule 21: rows go out before offers and decisions. Die between the two."""
+    send = Outputs.send
+
+    def wrapped(self: Outputs, producer: BulkProducer, settings: Settings) -> None:
+        producer.send(settings.changelog, self.rows.keys(), self.rows.values())
+        producer.flush()
+        if self.rows and crash.due():
+            crash.die()
+        send(self, producer, settings)
+
+    Outputs.send = wrapped  # type: ignore[method-assign]
 
 
 def without_row_fence() -> None:
-    """Rows forget, as they are read, what was applied to them: the protection that the tests must find missing."""
-    unpack = columns.row.unpack
+    """Break rule 21 again: rows forget, as they are read, what was applied to them."""
+    unpack = row.unpack
 
     def unfenced(packed: Any) -> Any:
         rows = unpack(packed)
         rows["fence"] = 0
         return rows
 
-    columns.row.unpack = unfenced
+    row.unpack = unfenced
 
 
 class Orders(NamedTuple):
-    """How a worker is to end, if it is."""
+    """How a worker is to end, if it is, and which rule of the protocol it breaks, if any."""
 
     point: str = ""
     nth: int = 1
-    unfenced: bool = False
+    mutation: str = ""
 
 
 def run(orders: Orders, file: str, log: str, environment: Mapping[str, str]) -> None:
@@ -196,10 +196,11 @@ def run(orders: Orders, file: str, log: str, environment: Mapping[str, str]) -> 
     os.dup2(log_file, 2)
     os.environ.clear()
     os.environ.update(environment)
-    if orders.unfenced:
+    arm = _ARM | {"rows_sent_first": rows_first}
+    if orders.mutation == "unfenced":
         without_row_fence()
     if orders.point:
-        arm(Crash(orders.point, orders.nth, file))
+        arm[orders.point](Crash(orders.point, orders.nth, file))
     sys.argv = ["worker"]
     worker_command()
 
@@ -230,7 +231,7 @@ class CrashingWorker(Worker):
     def wait(self, timeout_s: float) -> int:
         self._fork.join(timeout_s)
         if self._fork.exitcode is None:
-            raise Timeout(f"the worker still runs after {timeout_s:.0f} s:\n{self.log()}")
+            raise LateError(f"the worker still runs after {timeout_s:.0f} s:\n{self.log()}")
         return self._fork.exitcode
 
     def signal(self, number: signal.Signals) -> None:

@@ -9,12 +9,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
-from stream.kafka.cluster import look
 from stream.scoring.model import load
 from tests.e2e import expect, logs
-from tests.e2e.harness import Event, Site, Timeout
+from tests.e2e.harness import Event, Site, LateError
 from tests.faults.crashing_worker import POINTS, CrashingWorker, Orders
 from training.seeded import seeded_model
 
@@ -56,7 +54,7 @@ class Shop:
         self.site = site
         self.draw = Random(seed)
         self.users = [f"user-{i}" for i in range(n_users)]
-        self.bots = [f"bot-{i}" for i in range(7)]
+        self.bots = [f"bot-{i}" for i in range(40)]
         self.good: list[tuple[Event, tuple[str, int, int]]] = []
         self.bad: list[tuple[str, int, int]] = []
         self.pieces = 0
@@ -105,11 +103,13 @@ def _crashed(shop: Shop, orders: Orders) -> bool:
         while worker.poll() is None:
             if "serving" in worker.log():
                 shop.piece(10)
-                if orders.point == "restoring":  # its store was flushed in its last moment: there was nothing to restore
+                if (
+                    orders.point == "restoring"
+                ):  # its store was flushed in its last moment: there was nothing to restore
                     worker.kill()
                     return False
             if time.monotonic() > end_s:
-                raise Timeout(f"did not come to {orders}:\n{worker.log()}")
+                raise LateError(f"did not come to {orders}:\n{worker.log()}")
             time.sleep(0.1)
         assert worker.poll() == -signal.SIGKILL, worker.log()
         assert worker.crashed_at() == orders.point
@@ -136,7 +136,7 @@ def check(shop: Shop, model: bytes) -> Counter[str]:
     expect.check_rows(rows, past)
     expect.check_bits(rows, past, {loaded.hex: loaded})
     # Every trigger of the campaign that leaves nobody out has its offer, whatever the decisions say.
-    ids = look(site.settings, AdminClient({"bootstrap.servers": site.settings.bootstrap})).topic_ids
+    ids = site.topic_ids()
     offers = Counter(record.json["offer_id"] for record in site.out("offers"))
     of_step = {
         expect.offer_id(ids[d["trigger"]["topic"]], ("", d["trigger"]["partition"], d["trigger"]["offset"])): d
@@ -152,7 +152,8 @@ def check(shop: Shop, model: bytes) -> Counter[str]:
     assert not promised - set(offers), f"{len(promised - set(offers))} offers lost"
     assert set(offers) <= set(of_step), "offers for events that were not applied"
     dead = {
-        (r.headers["topic"].decode(), int(r.headers["partition"]), int(r.headers["offset"])) for r in site.out("dead-letters")
+        (r.headers["topic"].decode(), int(r.headers["partition"]), int(r.headers["offset"]))
+        for r in site.out("dead-letters")
     }
     assert dead == {(site.settings.topic(s), p, o) for s, p, o in shop.bad}
     return Counter(
@@ -179,15 +180,22 @@ def test_kills_at_the_worst_moments(broker: str, topic_prefix: str, tmp_path: Pa
     print(json.dumps(check(shop, model)))
 
 
-def test_without_the_row_fence_rows_are_wrong(broker: str, topic_prefix: str, tmp_path: Path) -> None:
-    """The test above can fail: the same checks find what a missing protection does."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
+@pytest.mark.parametrize(
+    ("mutation", "point", "found"),
+    [
+        ("unfenced", "rows_sent", "applied twice|row_seqs|must be"),
+        ("rows_first", "rows_sent_first", "lost|row_seqs|must be"),
+    ],
+)
+def test_a_missing_protection_is_found(
+    broker: str, topic_prefix: str, tmp_path: Path, mutation: str, point: str, found: str
+) -> None:
+    """The test above can fail: a worker that breaks one rule of the protocol does not pass the same checks."""
     model = seeded_model(1)
-    shop = new_shop(broker, topic_prefix, tmp_path, seed, model)
+    shop = new_shop(broker, topic_prefix, tmp_path, random.randrange(2**32), model)
     for nth in (1, 2):
-        crash(shop, Orders("rows_sent", nth, unfenced=True))
-    with CrashingWorker(shop.site, Orders(unfenced=True), **SETTINGS) as worker:
+        crash(shop, Orders(point, nth, mutation))
+    with CrashingWorker(shop.site, Orders(mutation=mutation), **SETTINGS) as worker:
         shop.site.wait_applied([worker])
-    with pytest.raises(AssertionError, match="applied twice|row_seqs|must be"):
+    with pytest.raises(AssertionError, match=found):
         check(shop, model)
