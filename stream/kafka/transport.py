@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import aiokafka
+from aiokafka.errors import NoOffsetForPartitionError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -118,8 +119,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,  # noqa: ASYNC109 Faust's own
         max_records: int | None = None,
     ) -> dict[TP, list[ConsumerRecord[bytes, bytes]]]:
-        """As the driver does; then those who were served go to the back, so that no partition waits for a long one."""
-        found = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        """As the driver does; then those who were served go to the back, so that no partition waits for a long one.
+
+        The set that comes in is alive: a rebalance empties it while the poll waits, and an empty one means all of them
+        to aiokafka, those included that have no position before we seek.
+        """
+        wanted = frozenset(active_partitions)
+        if not wanted:
+            return {}
+        try:
+            found = await super()._fetch_records(consumer, wanted, timeout, max_records)
+        except NoOffsetForPartitionError:  # assigned anew, not sought yet: what resumes the flow seeks
+            return {}
         prefetched = consumer._fetcher._records  # noqa: SLF001
         for tp in found:
             if tp in prefetched:
