@@ -6,13 +6,15 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from stream.core.features import dequantise
+from training.calibrate import Scaling, scaling
 from training.dataset import Dataset
 from training.models.recurrent import Recurrent
 from training.models.registry import Builder
 from training.prepare import standard
-from training.windows import Batch, batches, cut
+from training.windows import Batch, Windows, batches, cut
 
 
 class Plan(NamedTuple):
@@ -38,17 +40,19 @@ class Epoch(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The network with the weights of its best epoch."""
+    """The network with the weights of its best epoch, its scores scaled."""
 
     network: Recurrent
     history: list[Epoch]
     best: Epoch
+    scaling: Scaling
+    """Folded into the head."""
 
 
 def fit(
     build: Builder, train: Dataset, valid: Dataset, plan: Plan, on_epoch: Callable[[Epoch], None] = lambda _: None
 ) -> Fitted:
-    """Fit by Adam on the log loss.
+    """Fit by Adam on the log loss, then scale the scores to be probabilities for the validation users.
 
     Args:
         build: makes the network.
@@ -107,4 +111,22 @@ def fit(
         elif number - best.number >= plan.patience:
             break
     model.set_weights(weights)
-    return Fitted(network, history, best)
+    scaled = Scaling(1.0, 0.0)
+    if valid.known.any():
+        scaled = scaling(*_judged_logits(model, valid, valid_windows))
+        kernel, bias = model.get_layer("head").get_weights()
+        model.get_layer("head").set_weights([kernel * scaled.slope, bias * scaled.slope + scaled.shift])
+    return Fitted(network, history, best, scaled)
+
+
+def _judged_logits(
+    model: keras.Model, valid: Dataset, windows: Windows
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What the network says of every decision point, before the sigmoid, and what came of it."""
+    scores, labels = [], []
+    for part in batches(valid, windows, np.random.default_rng(0), 256):
+        judged = part.weight > 0
+        scores.append(model(part.x, training=False).numpy()[..., 0][judged].astype(np.float64))
+        labels.append(part.label[..., 0][judged] > 0)
+    score = np.clip(np.concatenate(scores), 1e-7, 1 - 1e-7)
+    return np.log(score / (1 - score)), np.concatenate(labels)

@@ -18,7 +18,7 @@ class Quality(NamedTuple):
     base_rate: float
     """Share of decision points that end in a purchase."""
     base_log_loss: float
-    """Log loss of always saying the base rate: what a useful model must beat."""
+    """Log loss of always saying the rate that was expected beforehand: what a useful model must beat."""
 
 
 class Parity(NamedTuple):
@@ -30,16 +30,16 @@ class Parity(NamedTuple):
     """Stepping through ONNX against the whole sequence at once in TensorFlow, state never rounded."""
 
 
-def quality(label: NDArray[np.bool_], score: NDArray[np.float32]) -> Quality:
+def quality(label: NDArray[np.bool_], score: NDArray[np.float32], expected_rate: float) -> Quality:
     """All of them.
 
     Args:
         label: [N], both outcomes must occur.
         score: [N], probabilities.
+        expected_rate: what one would say of everybody who knew the training users only.
     """
-    base_rate = float(label.mean())
-    constant = np.full(len(label), base_rate)
-    return Quality(auc(label, score), log_loss(label, score), brier(label, score), base_rate, log_loss(label, constant))
+    base = log_loss(label, np.full(len(label), expected_rate))
+    return Quality(auc(label, score), log_loss(label, score), brier(label, score), float(label.mean()), base)
 
 
 def auc(label: NDArray[np.bool_], score: NDArray[np.floating]) -> float:

@@ -104,16 +104,19 @@ def make(
         features_hash=features_hash(),
     )
     untold = with_metadata(bare, metadata)
-    metrics = _metrics(load(untold), split.test, same, len(untold), fitted)
+    expected_rate = float(split.train.label[split.train.known].mean())
+    metrics = _metrics(load(untold), split.test, expected_rate, same, len(untold), fitted)
     metrics |= {"train_users": len(split.train.user), "seed": plan.seed}
     data = with_metadata(bare, dataclasses.replace(metadata, metrics=metrics))
     return Made(data, load(data), metrics | {"wall_s": round(time.monotonic() - started_s, 1)})
 
 
-def _metrics(model: Model, test: Dataset, same: Parity, size_bytes: int, fitted: Fitted) -> dict[str, Any]:
+def _metrics(
+    model: Model, test: Dataset, expected_rate: float, same: Parity, size_bytes: int, fitted: Fitted
+) -> dict[str, Any]:
     """What the metadata say of quality: on test users, scored as a worker scores them."""
     scores = carried(model, test)
-    judged = quality(test.label[test.known], scores[test.known, 0])
+    judged = quality(test.label[test.known], scores[test.known, 0], expected_rate)
     agreed = agreement(model, test, scores)
     return {
         **judged._asdict(),
@@ -125,6 +128,7 @@ def _metrics(model: Model, test: Dataset, same: Parity, size_bytes: int, fitted:
         "best_epoch": fitted.best.number,
         "train_log_loss": fitted.best.loss,
         "valid_log_loss": fitted.best.valid_loss,
+        "scaling": fitted.scaling._asdict(),
         "gates": gates_said(gates(same, size_bytes, judged)),
     }
 
