@@ -31,7 +31,7 @@ test: setup ## every test but the long ones, on a real broker
 
 .PHONY: test-fast
 test-fast: setup ## what needs neither broker nor TensorFlow, under a minute
-	@$(PYTEST) -m "not (long or slow or needs_broker)"
+	@$(PYTEST) -m "not (long or slow or needs_broker)" --ignore=tests/training --examples=20
 
 .PHONY: test-long
 test-long: setup ## the tests that take minutes each

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from stream.broker.embedded import broker_from_environment
@@ -41,16 +42,32 @@ def shared_data() -> Path:
     return folder
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--examples", type=int, help="at most so many examples for each property (hypothesis)")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what uses the broker, and what is too slow for `make test-fast`. First, so that `-m` sees the marks."""
+    examples_max: int | None = config.getoption("--examples")
     for item in items:
+        if examples_max is not None:
+            limit_examples(item, examples_max)
         fixtures = getattr(item, "fixturenames", ())
         if "broker" in fixtures:
             item.add_marker("needs_broker")
         # Whole recorded logs; and TensorFlow, which takes seconds to load and for each model.
         if "shared_data" in fixtures or "training" in item.path.relative_to(ROOT).parts:
             item.add_marker("slow")
+
+
+def limit_examples(item: pytest.Item, count: int) -> None:
+    """Hypothesis has no option for this: a number given at a test beats any profile, so it is replaced at the test."""
+    test = getattr(item, "obj", None)
+    attribute = "_hypothesis_internal_use_settings"
+    given = getattr(test, attribute, None)
+    if given is not None and given.max_examples > count:
+        setattr(test, attribute, hypothesis.settings(given, max_examples=count))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

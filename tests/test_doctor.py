@@ -43,6 +43,7 @@ def test_this_environment_can_run_a_worker() -> None:
     assert checks["loopback"]["level"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_kafka_that_is_not_there_is_bad() -> None:
     dead = f"127.0.0.1:{ports.free_ports(None).broker}"
     code, checks = run(KAFKA_BOOTSTRAP=dead)

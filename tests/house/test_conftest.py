@@ -20,19 +20,20 @@ def test_needs_recorded_logs(shared_data): pass
 
 def test_needs_kafka(broker): pass
 """
+pytestmark = pytest.mark.slow  # each starts pytest
 CONFIGURATION = "[pytest]\nmarkers =\n  needs_broker: x\n  long: x\n  slow: x\n"
 
 
-def run(tmp_path: Path, *arguments: str, ci: bool) -> tuple[int, str]:
-    tests = tmp_path / "repository" / "tests"
-    tests.mkdir(parents=True)
-    shutil.copy(CONFTEST, tests)
-    (tests / "test_some.py").write_text(TESTS)
-    (tests.parent / "pytest.ini").write_text(CONFIGURATION)
+def run(tmp_path: Path, *arguments: str, ci: bool, tests: str = TESTS) -> tuple[int, str]:
+    folder = tmp_path / "repository" / "tests"
+    folder.mkdir(parents=True)
+    shutil.copy(CONFTEST, folder)
+    (folder / "test_some.py").write_text(tests)
+    (folder.parent / "pytest.ini").write_text(CONFIGURATION)
     environment = {key: value for key, value in os.environ.items() if key not in {"CI", "KAFKA_BOOTSTRAP"}}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", *arguments],
-        cwd=tests.parent,
+        cwd=folder.parent,
         env=environment | ({"CI": "true"} if ci else {}),
         capture_output=True,
         text=True,
@@ -61,6 +62,20 @@ def test_in_ci_missing_data_and_any_skip_fail_the_run(tmp_path: Path) -> None:
     code, output = run(tmp_path, "-m", "not needs_broker", ci=True)
     assert code == 1
     assert "CI must not pass without them" in output
+
+
+@pytest.mark.parametrize(("limit", "tried"), [((), 60), (("--examples=7",), 7)])
+def test_fewer_examples_can_be_asked_for(tmp_path: Path, limit: tuple[str, ...], tried: int) -> None:
+    property_test = """
+import hypothesis, hypothesis.strategies
+@hypothesis.settings(max_examples=60, database=None)
+@hypothesis.given(hypothesis.strategies.floats())
+def test_property(value):
+    with open("tried", "a") as file: file.write("x")
+"""
+    code, _ = run(tmp_path, "-k", "property", *limit, ci=False, tests=property_test)
+    assert code == 0
+    assert len((tmp_path / "repository" / "tried").read_text()) == tried
 
 
 @pytest.mark.parametrize("ci", [True, False])
