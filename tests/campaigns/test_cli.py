@@ -77,6 +77,7 @@ def test_two_files_with_one_id(tmp_path: Path) -> None:
     assert (result.exit_code, result.stderr.splitlines()[0]) == (2, "twice: id: given twice")
 
 
+@pytest.mark.slow  # waits for a broker that does not come
 def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
     began = time.monotonic()
     result = run("apply", write(tmp_path, "good"), "--bootstrap", "127.0.0.1:1")

@@ -148,6 +148,7 @@ def test_a_broker_that_says_nothing_is_reported_in_time(silent_port: str) -> Non
     assert time.monotonic() - start < DELAY_MAX_S
 
 
+@pytest.mark.slow  # waits for a broker that does not come
 def test_a_broker_that_is_not_there_is_reported_in_time(closed_port: str) -> None:
     start = time.monotonic()
     result = subprocess.run(

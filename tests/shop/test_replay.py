@@ -161,6 +161,7 @@ def test_wrong_use_ends_with_code_2(tmp_path: Path, arguments: list[str], says: 
         assert word in result.output
 
 
+@pytest.mark.slow  # waits for a broker that does not come
 def test_a_file_that_is_not_there_and_a_broker_that_is_not_there(tmp_path: Path) -> None:
     result = CliRunner().invoke(replay, [str(tmp_path / "no.csv"), "--format", "taobao"])
     assert (result.exit_code, "no such file" in result.output) == (2, True)
