@@ -194,17 +194,25 @@ def encode_decisions(
         partition_seqs.tolist(),
         [all_hex[i : i + width] for i in range(0, len(all_hex), width)],
     )
-    columns = [decisions[column].tolist() for column in ("campaign", "arm", "eligible", "holdout", "reason")]
-    parts = list(zip(*columns, (steps[:, 0] >= LATE).tolist(), strict=True))
-    terms = {part: _decision_terms(part, campaigns, model, now_ms) for part in set(parts)}
-    return [_ENCODER.encode(head)[:-1] + terms[part] for head, part in zip(heads, parts, strict=True)]
+    late = steps[:, 0] >= LATE
+    codes = _codes(decisions, late)
+    row_of = dict(zip(codes, range(len(codes)), strict=True))  # any row of those that are alike
+    terms = {code: _decision_terms(decisions[i], bool(late[i]), campaigns, model, now_ms) for code, i in row_of.items()}
+    encode = _ENCODER.encode  # many small values: one large one costs more in memory than it saves in calls
+    return [encode(head)[:-1] + terms[code] for head, code in zip(heads, codes, strict=True)]
 
 
-def _decision_terms(
-    part: tuple[int, int, int, int, int, bool], campaigns: CampaignSet, model: str, now_ms: int
-) -> bytes:
+def _codes(decisions: Decisions, late: NDArray[np.bool_]) -> list[int]:
+    """One integer a row for what its terms are made from; N_CAMPAIGNS_MAX and N_ARMS_MAX fit into their bits."""
+    codes = decisions["campaign"].astype(np.int64) + 1
+    for column, bits in (("arm", 6), ("eligible", 32), ("reason", 8), ("holdout", 1)):
+        codes = (codes << bits) | (decisions[column].astype(np.int64) - (NONE if column == "arm" else 0))
+    return ((codes << 1) | late).tolist()
+
+
+def _decision_terms(decision: np.void, late: bool, campaigns: CampaignSet, model: str, now_ms: int) -> bytes:
     """The terms of a row, to be put after its head."""
-    campaign_index, arm_index, eligible, holdout, reason, late = part
+    campaign_index, arm_index, eligible = (int(decision[name]) for name in ("campaign", "arm", "eligible"))
     campaign = campaigns.campaigns[campaign_index] if campaign_index != NONE else None
     arms = campaign.arms if campaign else ()
     terms = DecisionTerms(
@@ -214,8 +222,8 @@ def _decision_terms(
         arm=arms[arm_index].id if arm_index != NONE else "none",
         eligible=tuple(arm.id for i, arm in enumerate(arms) if eligible >> i & 1),
         dual_price=0.0,  # without a budget there is no price on it
-        holdout=bool(holdout),
-        reason=Reason(reason).name.lower(),
+        holdout=bool(decision["holdout"]),
+        reason=Reason(decision["reason"]).name.lower(),
         late=late,
         model=model,
     )

@@ -37,7 +37,9 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
 }
 NOW_MS = 1_763_700_000_000
 
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+patient = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 
 
 def validator(topic: str) -> Draft202012Validator:
