@@ -25,25 +25,37 @@ setting is wrong. `Error:` lines go to standard error.
 WIDTH = 100
 
 
-def described(command: click.Command, context: click.Context) -> Iterator[str]:
-    """Sections for a command and all below it, in the order in which help lists them."""
-    yield f"\n## {context.command_path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+def commands() -> Iterator[tuple[click.Command, click.Context]]:
+    """Every command of both programs, a group before what is below it."""
+    for program, group in (("python -m stream", stream_cli), ("python -m training", training_cli)):
+        context = click.Context(
+            group,
+            info_name=program,
+            terminal_width=WIDTH,
+            max_content_width=WIDTH,
+            help_option_names=["-h", "--help"],
+        )
+        yield from below(group, context)
+
+
+def below(command: click.Command, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    """The command and all below it, in the order in which help lists them."""
+    yield command, context
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             assert child is not None
             if not child.hidden:
-                yield from described(child, click.Context(child, parent=context, info_name=name))
+                yield from below(child, click.Context(child, parent=context, info_name=name))
 
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD]
-    for program, group in (("python -m stream", stream_cli), ("python -m training", training_cli)):
-        settings = {"help_option_names": ["-h", "--help"]}
-        context = click.Context(group, info_name=program, terminal_width=WIDTH, max_content_width=WIDTH, **settings)  # type: ignore[arg-type]
-        parts += described(group, context)
-    return "".join(parts)
+    sections = [
+        f"\n## {context.command_path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+        for command, context in commands()
+    ]
+    return HEAD + "".join(sections)
 
 
 if __name__ == "__main__":
