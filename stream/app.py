@@ -248,7 +248,13 @@ def _settings_help() -> str:
 
 
 @click.command("worker", epilog=_settings_help())
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning"]),
+    default="info",
+    show_default=True,
+    help="The least that is logged, to standard error.",
+)
 def worker_command(log_level: str) -> None:
     """Run a worker: events in, offers out, until SIGTERM or Ctrl-C.
 
