@@ -18,13 +18,16 @@ from typing import Any
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
 from stream.core.row import ROW_FORMAT
-from stream.errors import StoreCorruptError
+from stream.errors import PartitionError, StoreCorruptError
 from stream.kafka import applied as applied_record
 
 logger = logging.getLogger(__name__)
 
 _OFFSET_KEY = b"\xff\x01"  # next changelog offset to read; no user id is like it
 _IDENTITY_FILE = "identity.json"
+
+_LOCK_TIMEOUT_S = 15.0
+_LOCKED = ("While lock file", "lock hold by current process")  # what RocksDB says
 
 WRITE_BUFFER_BYTES = 32 << 20
 
@@ -69,24 +72,25 @@ class Store:
 
         Raises:
             StoreCorruptError: it belongs to something else, was written in another row format, or cannot be opened.
+            PartitionError: another worker has it open.
         """
         self.path = path
         identity = {**identity, "row_format": ROW_FORMAT}
-        identity_file = path / _IDENTITY_FILE
+        self._identity_file = path / _IDENTITY_FILE
         if path.exists() and any(path.iterdir()):
             try:
-                found = json.loads(identity_file.read_text())
+                found = json.loads(self._identity_file.read_text())
             except (OSError, ValueError) as e:
                 raise StoreCorruptError(f"{path}: no readable {_IDENTITY_FILE} ({e})") from e
             if found != identity:
                 raise StoreCorruptError(f"{path}: belongs to {found}, wanted {identity}")
         else:
             path.mkdir(parents=True, exist_ok=True)
-            identity_file.write_text(json.dumps(identity))
+            self._identity_file.write_text(json.dumps(identity))
         self._write_options = WriteOptions()
         self._write_options.disable_wal = True
+        self._db = _open(path / "rows", cache)
         try:
-            self._db = Rdict(str(path / "rows"), _options(cache))
             offset = self._db.get(_OFFSET_KEY)
             self.applied: bytes | None = self._db.get(applied_record.KEY)
         except Exception as e:  # rocksdict raises bare Exception for every RocksDB status
@@ -107,6 +111,8 @@ class Store:
             try:
                 stored = self._db.get([keys[i] for i in absent])
             except Exception as e:  # see __init__
+                # RocksDB opens a store with a rotten block again and again: the next owner must not.
+                self._identity_file.write_text(json.dumps({"broken": str(e)}))
                 raise StoreCorruptError(f"{self.path}: RocksDB: {e}") from e
             for i, row in zip(absent, stored, strict=True):
                 found[i] = row
@@ -135,7 +141,11 @@ class Store:
             self.write()
 
     def write(self) -> None:
-        """Write what is pending to RocksDB: rows, applied record and offset in one WriteBatch."""
+        """Write what is pending to RocksDB: rows, applied record and offset in one WriteBatch.
+
+        Raises:
+            PartitionError: RocksDB does not take it.
+        """
         batch = WriteBatch(raw_mode=True)
         for key, value in self._pending.items():
             if value is None:
@@ -145,14 +155,24 @@ class Store:
         if self.applied is not None:
             batch.put(applied_record.KEY, self.applied)
         batch.put(_OFFSET_KEY, self.changelog_offset.to_bytes(8, "big"))
-        self._db.write(batch)
+        try:
+            self._db.write(batch)
+        except Exception as e:  # see __init__
+            raise PartitionError(f"{self.path}: RocksDB cannot write: {e}") from e
         self._pending = {}
         self._pending_bytes = 0
 
     def flush(self) -> None:
-        """Make everything durable: what a restart after a kill replays begins here."""
+        """Make everything durable: what a restart after a kill replays begins here.
+
+        Raises:
+            PartitionError: RocksDB does not take it.
+        """
         self.write()
-        self._db.flush()
+        try:
+            self._db.flush()
+        except Exception as e:  # see __init__
+            raise PartitionError(f"{self.path}: RocksDB cannot write: {e}") from e
         self._flushed_at_s = time.monotonic()
 
     @property
@@ -179,6 +199,22 @@ class Store:
     def abandon(self) -> None:
         """Let go of the folder without writing what is pending."""
         self._db.close()
+
+
+def _open(path: Path, cache: Cache) -> Rdict:
+    """RocksDB, when nobody else has it: a partition that moves between workers on one disk is let go of meanwhile."""
+    give_up_s = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            return Rdict(str(path), _options(cache))
+        except Exception as e:  # rocksdict raises bare Exception for every RocksDB status
+            if not any(phrase in str(e) for phrase in _LOCKED):
+                raise StoreCorruptError(f"{path}: RocksDB: {e}") from e
+            if time.monotonic() > give_up_s:
+                raise PartitionError(
+                    f"{path}: another worker has it open. Each worker needs an OFFERSTREAM_DATA_DIR of its own"
+                ) from e
+        time.sleep(0.1)
 
 
 def set_aside(path: Path, why: Exception) -> None:
