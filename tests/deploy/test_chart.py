@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from deploy import generate
+from stream.kafka.admin import topics
 from stream.settings import Settings, from_environment
+from training.cli import cli as training
 
 CHART = generate.CHART
 PRODUCTION = CHART / "values-production.yaml"
@@ -35,7 +37,7 @@ EVERYTHING = {
     "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
     "priorityClassName": "high",
     "podDisruptionBudget": {"maxUnavailable": "25%"},
-    "training": {"enabled": True, "args": ["run", "--publish"], "persistence": {"storageClass": "slow"}},
+    "training": {"enabled": True, "args": ["--horizon=2h", "--quick"]},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True},
     "dashboard": {"enabled": True},
@@ -130,7 +132,7 @@ def test_pods_are_locked_down(helm: Path, values: Path) -> None:
         assert spec["automountServiceAccountToken"] is False
         # Kubernetes would add OFFERSTREAM_PORT and the like, and unknown settings are refused.
         assert spec["enableServiceLinks"] is False
-        for container in spec["containers"]:
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -207,6 +209,33 @@ def test_selectors_find_the_workers_and_only_them(helm: Path, tmp_path: Path) ->
     assert monitor["selector"]["matchLabels"].items() <= by_kind["Service"]["metadata"]["labels"].items()
     # The alerts' job label.
     assert by_kind["Service"]["metadata"]["labels"][monitor["jobLabel"]] == "offerstream"
+
+
+def test_the_training_job_says_what_its_command_line_understands(helm: Path, tmp_path: Path) -> None:
+    """Both are parsed by the real command line, and not run."""
+    job = next(d for d in render(helm, values_file(EVERYTHING, tmp_path)) if d["kind"] == "CronJob")
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    mounts = {volume["name"] for volume in pod["volumes"]}
+    steps = [*pod["initContainers"], *pod["containers"]]
+    assert [step["args"][0] for step in steps] == ["run", "publish"]
+    for step in steps:
+        assert {mount["name"] for mount in step["volumeMounts"]} <= mounts
+        arguments = step["args"][1:]
+        command = training.commands[step["args"][0]]
+        tmp_path.joinpath("model.onnx").touch()
+        context = command.make_context(
+            step["name"], [argument.replace("/model", str(tmp_path)) for argument in arguments]
+        )
+        if step["name"] == "run":
+            assert context.params["events"] == "kafka:9092"
+            assert context.params["quick"] is True
+
+
+def test_the_topics_job_says_what_its_command_line_understands(helm: Path, tmp_path: Path) -> None:
+    for how in ("create", "check"):
+        job = next(d for d in render(helm, values_file({"topics": {"job": how}}, tmp_path)) if d["kind"] == "Job")
+        assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["topics", how]
+        assert how in topics.commands
 
 
 BAD = [

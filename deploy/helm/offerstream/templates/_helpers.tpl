@@ -71,3 +71,20 @@ OFFERSTREAM_ADMIN_PORT: "6066"
 OFFERSTREAM_{{ upper $name }}: {{ if and (kindIs "float64" $value) (eq $value (floor $value)) }}{{ printf "%.0f" $value | quote }}{{ else }}{{ $value | toString | quote }}{{ end }}
 {{- end }}
 {{- end -}}
+
+{{- /* What both containers of a training have in common. */ -}}
+{{- define "offerstream.training" -}}
+image: {{ printf "%s:%s" .Values.training.image.repository (default .Chart.AppVersion .Values.training.image.tag) | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with .Values.extraEnv }}
+env:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+envFrom:
+  {{- include "offerstream.envFrom" . | nindent 2 }}
+securityContext:
+  {{- include "offerstream.containerSecurity" . | nindent 2 }}
+volumeMounts:
+  - {name: model, mountPath: /model}
+  - {name: tmp, mountPath: /tmp}
+{{- end -}}
