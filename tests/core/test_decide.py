@@ -337,6 +337,28 @@ def test_reasons(user: oracle.User, reason: Reason) -> None:
     assert decisions["arm"][0] == (0 if reason == Reason.OFFERED else -1)
 
 
+@pytest.mark.parametrize(
+    ("op", "value", "tiers_met"),
+    [
+        ("<", "silver", ["basic"]),
+        ("<=", "silver", ["basic", "silver"]),
+        (">", "silver", ["gold", "platinum"]),
+        (">=", "silver", ["silver", "gold", "platinum"]),
+        ("==", "silver", ["silver"]),
+        ("!=", "silver", ["basic", "gold", "platinum"]),
+        ("in", ["gold", "basic"], ["basic", "gold"]),
+        ("not_in", ["gold", "basic"], ["silver", "platinum"]),
+    ],
+)
+def test_conditions_are_met_by_what_is_known(op: str, value: object, tiers_met: list[str]) -> None:
+    campaigns = compiled([likely(eligibility={"conditions": [{"field": "tier", "op": op, "value": value}]})])
+    members = [viewer(user_id=1 + tier) for tier in range(5)]
+    members = [m._replace(events=[m.events[0]._replace(tier=tier), m.events[1]]) for tier, m in enumerate(members)]
+    decisions, _ = run(members, campaigns)
+    met = [oracle.TIERS[tier] for tier in range(5) if decisions["reason"][tier] == Reason.OFFERED]
+    assert met == tiers_met  # never "", which is not known
+
+
 def test_no_campaigns_no_triggers() -> None:
     decisions, _ = run([viewer()], CampaignSet())
     assert decisions["reason"].tolist() == [Reason.NOT_TRIGGERED]
