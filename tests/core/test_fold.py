@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stream.core.fold import fold
-from stream.core.row import ROW, Rows, new_rows
+from stream.core.row import ROW, Rows, new_rows, pack, unpack
 from tests.core import oracle
 from tests.core.logs import Log, as_columns, logs, of_user, random_log, users
 
@@ -62,6 +62,20 @@ def test_cutting_a_log_elsewhere_changes_no_bit(log: Log, chunk: int) -> None:
     assert whole.tobytes() == cut.tobytes()
     assert steps.tobytes() == steps_cut.tobytes()
     assert applied.tolist() == applied_cut.tolist()
+
+
+@given(logs(n_max=200, n_users_max=8), st.integers(1, 70))
+@settings(max_examples=40, deadline=None)
+def test_storing_and_restoring_after_any_batch_changes_no_bit(log: Log, chunk: int) -> None:
+    whole, steps, _ = folded(log, 8)
+    events, row = as_columns(log)
+    table = new_rows(8)
+    for start in range(0, len(log), chunk):
+        part = slice(start, start + chunk)
+        steps_of_part, _ = fold(events[part], row[part], table)
+        assert steps_of_part.tobytes() == steps[part].tobytes()
+        table = unpack(pack(table))
+    assert table.tobytes() == whole.tobytes()
 
 
 @given(logs(n_max=200, n_users_max=8), st.randoms(use_true_random=True))
