@@ -1,7 +1,8 @@
 """Events as columns: what a producer said, reduced to what a row can use.
 
-One event is one record of `EVENT`. Strings never reach the core: ids arrive as 64-bit hashes (`user`, `event_id`, `session`, `offer`)
-or 32-bit ones (`product`, `category`, `brand`), made by the codec with xxh3; 0 stands for "not given".
+One event is one record of `EVENT`. Strings never reach the core: ids arrive as 64-bit hashes (`user`, `event_id`,
+`session`, `offer`) or 32-bit ones (`product`, `category`, `brand`), made by the codec with xxh3; 0 stands for "not
+given".
 """
 
 from enum import IntEnum, unique
@@ -37,8 +38,8 @@ class Kind(IntEnum):
 
 N_KINDS = len(Kind)
 N_KINDS_WINDOWED = 16
-"""The first 16 kinds are what a user does: they are counted in rolling windows, make steps and move the row's clock. The rest is
-bookkeeping about the user: it sets facts and totals and nothing else."""
+"""The first 16 kinds are what a user does: they are counted in rolling windows, make steps and move the row's clock.
+The rest is bookkeeping about the user: it sets facts and totals and nothing else."""
 
 SOURCES = ("clickstream", "orders", "feedback", "redemptions", "customers")
 """Source topics. The index is the place in a row's fence and in the applied record: append, never reorder."""
