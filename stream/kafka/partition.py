@@ -224,15 +224,19 @@ class Partition:
         rows = gather(columns.rows, of_batch)
         # The row's own fence: without transactions a row may be ahead of the applied record.
         fenced = events["offset"] < rows["fence"][row, events["source"]]
-        duplicate = is_duplicate(events, row, rows) & ~fenced
+        order = np.flatnonzero(~fenced)
+        order = order[apply_order(events[order])]
+        # Duplicates are looked for in the order of application: what a row remembers is counted in that order.
+        repeated = is_duplicate(events[order], row[order], rows)
+        duplicate = np.zeros(len(events), bool)
+        duplicate[order[repeated]] = True
+        order = order[~repeated]
         new = ~(fenced | duplicate)
         sources = np.unique(events["source"]).tolist()
         for source in sources:
             of_source = events["source"] == source
             for outcome, which in (("fenced", fenced), ("duplicate", duplicate), ("applied", new)):
                 metrics.event[SOURCES[source], outcome].inc(int(np.count_nonzero(which & of_source)))
-        order = np.flatnonzero(new)
-        order = order[apply_order(events[order])]
         draw = np.empty(len(events))
         for source in sources:
             of_source = events["source"] == source

@@ -1,7 +1,8 @@
 """What must be in the topics after a log was worked through: told from what was published, in the order of `decisions`.
 
 Two judges: the naive oracle of tests/core, event by event in plain Python, and `stream.core` itself, bit by bit, for
-what the oracle does not know (hidden state, scores). Published JSON is reduced to events here, with nothing of `stream.kafka.decode`.
+what the oracle does not know (hidden state, scores). Published JSON is reduced to events here, with nothing of
+`stream.kafka.decode`.
 """
 
 import json
@@ -223,6 +224,17 @@ def check_bits(rows: Mapping[bytes, np.void], past: Mapping[bytes, Past], models
         assert np.array(said, np.float32).tobytes() == np.array(scores, np.float32).tobytes(), f"{user!r}: scores"
 
 
-def offer_id(site_topic_id: str, place: Place) -> str:
+def offer_id(topic_id: str, place: Place) -> str:
     """As the protocol says: a hash of topic id, partition and offset."""
-    return xxh3_128_hexdigest(f"{site_topic_id}:{place[1]}:{place[2]}".encode())
+    return xxh3_128_hexdigest(f"{topic_id}:{place[1]}:{place[2]}".encode())
+
+
+def check_all(
+    site: Site, models: Sequence[Model], sent: Sequence[tuple[Event, Place]] | None = None
+) -> dict[bytes, Past]:
+    """Everything above, on all that was published (or `sent` of it, where something was meant to be refused)."""
+    past = pasts(site, site.out("decisions"), sent)
+    rows = site.rows()
+    check_rows(rows, past)
+    check_bits(rows, past, {model.hex: model for model in models})
+    return past

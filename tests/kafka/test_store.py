@@ -144,18 +144,32 @@ def _identity(path: Path, **changes: Any) -> None:
     (path / "identity.json").write_text(json.dumps(found | changes))
 
 
+def _no_tables(path: Path) -> None:
+    for file in (path / "rows").glob("*.sst"):
+        file.unlink()
+
+
+def _old(path: Path) -> None:
+    for file in (path / "rows").iterdir():
+        os.utime(file, (time.time() - 500, time.time() - 500))
+
+
+def _a_file(path: Path) -> None:
+    (path / "rows").rename(path / "other")
+    (path / "rows").touch()
+
+
 BAD: dict[str, Callable[[Path], Any]] = {
     "another cluster": lambda path: _identity(path, cluster="d"),
     "another topic": lambda path: _identity(path, changelog="u"),
     "another partition count": lambda path: _identity(path, partitions=8),
     "another row format": lambda path: _identity(path, row_format=ROW_FORMAT + 1),
-    "no identity": lambda path: (path / "identity.json").unlink(),
     "cut identity": lambda path: (path / "identity.json").write_text("{"),
     "identity is no object": lambda path: (path / "identity.json").write_text("[]"),
     "no current": lambda path: (path / "rows" / "CURRENT").write_bytes(b"x"),
-    "no table": lambda path: [file.unlink() for file in (path / "rows").glob("*.sst")],
-    "old": lambda path: [os.utime(file, (time.time() - 500, time.time() - 500)) for file in (path / "rows").iterdir()],
-    "a file": lambda path: (path / "rows").rename(path / "other") and (path / "rows").write_text("x"),
+    "no table": _no_tables,
+    "old": _old,
+    "a file": _a_file,
 }
 
 
