@@ -12,11 +12,11 @@ from rich.console import Console
 from stream.settings import from_environment
 from stream.shop.coupons import Coupons
 from stream.shop.disturb import Disturbance
-from stream.shop.ledger import Ledger
 from stream.shop.live import Live, Reader, percentile
 from stream.shop.population import DAY_MS
 from stream.shop.publish import Publisher
-from stream.shop.simulate import VISIT_EVENTS_MEAN, Shop
+from stream.shop.simulate import Shop
+from stream.shop.visits import VISIT_EVENTS_MEAN
 
 SHOWN_EVERY_S = 2.0
 
@@ -128,25 +128,5 @@ def summary(live: Live) -> dict[str, Any]:
         "orders": ledger.orders,
         "margin_minor": ledger.margin_minor,
         "discount_minor": ledger.discount_minor,
-        "earned": earned(ledger),
-    }
-
-
-def earned(ledger: Ledger) -> dict[str, Any]:
-    """What the offers earned: as an analyst sees it, by each campaign's holdout, and as only the simulation knows."""
-    groups = ledger.compare()
-    return {
-        "by_holdout_minor": round(sum(g.earned_minor for g in groups.values())),
-        "by_holdout_error_minor": round(sum(g.earned_error_minor**2 for g in groups.values()) ** 0.5),
-        "true_minor": ledger.caused_minor,
-        "by_campaign": {
-            name: {
-                "offered_customers": g.offered,
-                "held_out_customers": g.held_out,
-                "offered_mean_minor": round(g.offered_mean_minor, 2),
-                "held_out_mean_minor": round(g.held_out_mean_minor, 2),
-                "error_minor": round(g.error_minor, 2),
-            }
-            for name, g in groups.items()
-        },
+        "earned": ledger.earned(),
     }

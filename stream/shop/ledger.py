@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Sale(NamedTuple):
@@ -84,6 +84,25 @@ class Ledger:
     def compare(self) -> dict[str, Comparison]:
         """By campaign, the groups as they stand."""
         return {campaign: self._compare(group) for campaign, group in sorted(self._groups.items())}
+
+    def earned(self) -> dict[str, Any]:
+        """What the offers earned: by each campaign's holdout, as an analyst sees it, and as only a simulation knows."""
+        groups = self.compare()
+        return {
+            "by_holdout_minor": round(sum(g.earned_minor for g in groups.values())),
+            "by_holdout_error_minor": round(sum(g.earned_error_minor**2 for g in groups.values()) ** 0.5),
+            "true_minor": self.caused_minor,
+            "by_campaign": {
+                name: {
+                    "offered_customers": g.offered,
+                    "held_out_customers": g.held_out,
+                    "offered_mean_minor": round(g.offered_mean_minor, 2),
+                    "held_out_mean_minor": round(g.held_out_mean_minor, 2),
+                    "error_minor": round(g.error_minor, 2),
+                }
+                for name, g in groups.items()
+            },
+        }
 
     def _compare(self, group: dict[str, tuple[bool, int]]) -> Comparison:
         margins: tuple[list[int], list[int]] = ([], [])

@@ -109,7 +109,7 @@ class Live:
         self.latencies_ms: list[float] = []
         """From publishing a trigger until its offer could be read."""
         self.decisions: Counter[str] = Counter()
-        self._disturbance = disturbance
+        self.disturbance = disturbance
         self._decoder = msgspec.json.Decoder(DecisionRead)
         self._published_ms: OrderedDict[tuple[str, int], float] = OrderedDict()
 
@@ -161,7 +161,7 @@ class Live:
             self._published_ms[value.user_id, value.time_ms] = time.time() * 1000
             if len(self._published_ms) > TRIGGERS_REMEMBERED:
                 self._published_ms.popitem(last=False)
-        self._disturbance.after(source, value, self.publisher)
+        self.disturbance.after(source, value, self.publisher)
 
     def _receive(self, received: Received) -> None:
         if received.topic == "decisions":

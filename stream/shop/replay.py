@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import click
 import xxhash
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from stream.errors import OfferstreamError, SettingsError
 from stream.kafka.codec import Customer
@@ -23,6 +22,7 @@ from stream.shop.fields import Broken, Event, LeftOut, Reader
 from stream.shop.formats import FORMATS
 from stream.shop.lines import LineSource
 from stream.shop.mapping import load_mapping
+from stream.shop.progress import ReadingBar, say
 from stream.shop.publish import Publisher
 
 BROKEN_SHOWN_MAX = 20
@@ -30,14 +30,7 @@ USERS_REMEMBERED_MAX = 2_000_000
 """Users whose consent was published. Beyond that many they are forgotten, and a consent may be published again."""
 
 STALE_MARGIN_MS = 1_000
-SHOWN_EVERY_S = 0.2
-LINE_EVERY_S = 10.0
 EXIT_INTERRUPTED = 130
-
-
-def say(console: Console, text: str) -> None:
-    """One line of plain text, however long."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -182,7 +175,7 @@ class Replay:
     @contextmanager
     def _items(self, what: str) -> Iterator[Iterator[Event | LeftOut | Broken]]:
         """The input's items, with a progress bar over them."""
-        with LineSource(self.plan.path) as source, _Bar(self.console, what, source, self.publisher) as bar:
+        with LineSource(self.plan.path) as source, ReadingBar(self.console, what, source, self.publisher) as bar:
 
             def lines() -> Iterator[tuple[int, bytes]]:
                 for line in source:
@@ -193,44 +186,6 @@ class Replay:
             yield self.plan.reader(lines(), self.plan.currency)
             bar.show(last=True)
             self.report.input_cut = source.cut
-
-
-class _Bar:
-    """Bytes read, events published; a bar on a terminal, else a line now and then."""
-
-    def __init__(self, console: Console, what: str, source: LineSource, publisher: Publisher) -> None:
-        self._console, self._what, self._source, self._publisher = console, what, source, publisher
-        self._started_s = self._shown_s = time.monotonic()
-        self._before = publisher.published.total()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[counts]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID = self._progress.add_task(what, total=source.bytes_total or None, counts="")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
-
-    def show(self, *, last: bool = False) -> None:
-        """Bring the bar up to date, not more often than an eye needs."""
-        now_s = time.monotonic()
-        every_s = SHOWN_EVERY_S if self._console.is_terminal else LINE_EVERY_S
-        if now_s - self._shown_s < every_s and not last:
-            return
-        self._shown_s = now_s
-        n = self._publisher.published.total() - self._before
-        counts = f"{n:,} published, {n / max(now_s - self._started_s, 1e-3):,.0f}/s"
-        self._progress.update(self._task, completed=self._source.bytes_read, counts=counts)
-        if not self._console.is_terminal:
-            say(self._console, f"{self._what}: {counts}")
 
 
 class _Speed(click.ParamType):

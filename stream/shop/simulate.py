@@ -9,7 +9,6 @@ import heapq
 from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
 from math import log
 from random import Random
 from typing import Literal, NamedTuple
@@ -22,7 +21,8 @@ from stream.shop import calibration as c
 from stream.shop.coupons import Coupons, Offer
 from stream.shop.fields import SourceValue
 from stream.shop.ledger import Ledger, Sale
-from stream.shop.population import DAY_MS, TYPES, Catalogue, Population, Product, quantile, stream_of
+from stream.shop.population import DAY_MS, Catalogue, Population, Product, quantile, stream_of
+from stream.shop.visits import BUY, CART, Visit, plan_visit
 
 HOUR_MS = 3_600_000
 SEEN_REMEMBERED = 20
@@ -32,11 +32,7 @@ VISITOR_DRAWS_MAX = 8
 """Where all of so many drawn customers are in the shop already, nobody comes."""
 
 CLICK_KINDS: tuple[ClickKind, ...] = ("product_view", "cart_add", "favourite")
-_CART, BUY = 1, 3
 _VISITS, _OFFERS, _ARRIVALS = 2, 3, 4  # streams of draws; 1 is the catalogue's
-
-VISIT_EVENTS_MEAN = sum(c.KIND_COUNTS) / sum(c.FIRST_KINDS)
-"""Of the four kinds; searches, pages and checkouts come on top."""
 
 _BUSIEST_HOUR = max(c.HOUR_EVENTS) * 24 / sum(c.HOUR_EVENTS)
 _HOUR_SHARES = tuple(n / max(c.HOUR_EVENTS) for n in c.HOUR_EVENTS)
@@ -50,32 +46,6 @@ class Published(NamedTuple):
 
 
 Action = Callable[[int], Iterable[Published]]
-
-
-class Step(NamedTuple):
-    """What a visitor will do: the place in the calibration's order of kinds, and how long after the step before."""
-
-    kind: int
-    gap_ms: int
-
-
-class Visit:
-    """One customer's way through the shop, planned when it begins."""
-
-    def __init__(self, number: int, customer: int, draws: Random, steps: list[Step]) -> None:
-        self.number = number
-        self.customer = customer
-        self.draws = draws
-        self.steps = steps
-        self.done = 0
-        self.events = 0
-        self.category = -1
-        self.seen: list[Product] = []
-
-    @property
-    def will_buy(self) -> bool:
-        """Whether a purchase is still to come."""
-        return any(step.kind == BUY for step in self.steps[self.done :])
 
 
 class Shop:
@@ -209,10 +179,10 @@ class Shop:
                 now_ms,
                 CLICK_KINDS[kind],
                 product=product,
-                quantity=1 if kind == _CART else None,
+                quantity=1 if kind == CART else None,
                 dwell_ms=gap_ms if kind == 0 and gap_ms else None,
             )
-            if kind == _CART and visit.draws.random() < c.CHECKOUT_ABANDONED:
+            if kind == CART and visit.draws.random() < c.CHECKOUT_ABANDONED:
                 yield self._click(visit, now_ms, "checkout_start")
         if last:
             del self._inside[visit.customer]
@@ -228,7 +198,7 @@ class Shop:
             return visit.seen[int(draws.random() * len(visit.seen))]
         if kind == BUY and before and draw < c.BOUGHT_SEEN_BEFORE:
             return before[int(draws.random() * len(before))]
-        if kind == _CART and visit.seen:
+        if kind == CART and visit.seen:
             return visit.seen[-1]
         if visit.category < 0 or draws.random() >= c.SAME_CATEGORY:
             visit.category = self._catalogue.category(draws.random())
@@ -417,30 +387,3 @@ def response(depth: float) -> float:
     i = min(bisect(depths, depth), len(depths) - 1)
     share = (depth - depths[i - 1]) / (depths[i] - depths[i - 1])
     return moves[i - 1] + (moves[i] - moves[i - 1]) * min(share, 1.0)
-
-
-def plan_visit(number: int, customer: int, population: Population, draws: Random) -> Visit:
-    """What a customer will do in a visit, left to themselves: steps in number, order and gaps like Taobao's."""
-    first, following = _KINDS_OF_TYPE[population.latent(customer)]
-    length = max(int(quantile(draws.random(), c.SESSION_EVENTS) + 0.5), 1)
-    steps = [Step(bisect(first, draws.random() * first[-1], hi=BUY), 0)]
-    while len(steps) < length:
-        until = following[steps[-1].kind]
-        kind = bisect(until, draws.random() * until[-1], hi=BUY)
-        steps.append(Step(kind, int(quantile(draws.random(), c.GAP_S) * 1000)))
-    return Visit(number, customer, draws, steps)
-
-
-def _kinds_until(counts: tuple[int, ...], buys: float) -> tuple[float, ...]:
-    """Sums up to each kind, of kinds as often as counted, purchases `buys` times as often."""
-    return tuple(accumulate((*counts[:BUY], counts[BUY] * buys)))
-
-
-# How often another purchase follows one is left as counted: the types differ in how often they begin to buy.
-_KINDS_OF_TYPE = {
-    t: (
-        _kinds_until(c.FIRST_KINDS, t.buys),
-        tuple(_kinds_until(c.NEXT_KINDS[kind], 1.0 if kind == BUY else t.buys) for kind in range(BUY + 1)),
-    )
-    for t in TYPES
-}

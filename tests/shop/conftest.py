@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
@@ -11,6 +12,7 @@ from stream.errors import SetupError
 from stream.kafka.admin import admin_client, create_topics
 from stream.kafka.cluster import look
 from stream.settings import Settings
+from tests.e2e.harness import Site
 
 N_PARTITIONS = 3
 
@@ -87,3 +89,9 @@ def published(settings: Settings) -> Callable[[str], list[Record]]:
         return sorted(found, key=lambda r: (r.partition, r.offset))
 
     return read
+
+
+@pytest.fixture
+def site(broker: str, topic_prefix: str, tmp_path: Path) -> Site:
+    """Topics of this test's own, and a place on disk for a worker."""
+    return Site(broker, topic_prefix, tmp_path)
