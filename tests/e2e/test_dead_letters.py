@@ -1,0 +1,98 @@
+"""Poison of every kind through a worker: each lies in dead-letters with where it came from and why; nothing else suffers."""
+
+import hashlib
+import time
+from random import Random
+from typing import NamedTuple
+
+from stream.kafka.codec import DEAD_VALUE_BYTES_MAX, VALUE_BYTES_MAX
+from stream.scoring.model import Model
+from tests.e2e import expect
+from tests.e2e.harness import Event, Site
+from tests.e2e.logs import shop_log
+from tests.kafka.test_decode import GOOD, KEYS, NOW_MS, POISON, dump, with_
+
+
+class Poison(NamedTuple):
+    event: Event
+    reason: str
+    field: str
+
+
+def poisons(partitions: int) -> list[Poison]:
+    found = [Poison(Event(source, b"u1", value, NOW_MS), reason, field) for source, value, reason, field in POISON]
+    found += [
+        Poison(Event("clickstream", key, with_("clickstream", user_id=user), NOW_MS), reason, field)
+        for key, user, reason, field in KEYS
+    ]
+    everywhere = [Event("clickstream", b"u1", dump(GOOD["clickstream"]), NOW_MS, p) for p in range(partitions)]
+    large = with_("clickstream", page="x" * (10 << 20))
+    just_too_large = with_("clickstream", page="x" * VALUE_BYTES_MAX)
+    return [
+        *found,
+        *(Poison(event, "wrong_partition", "") for event in everywhere),
+        *(Poison(Event(source, b"u1", large, NOW_MS), "value_too_large", "") for source in ("clickstream", "orders")),
+        Poison(Event("clickstream", b"u1", just_too_large, NOW_MS), "value_too_large", ""),
+    ]
+
+
+def test_every_kind_of_poison(site: Site, model: Model, model_file: bytes) -> None:
+    """Between good events; a wrong partition is one of them, so of the copies in every partition one is good."""
+    draw = Random(21)
+    site.publish_model(model_file, model.hex)
+    good = shop_log(draw, 600, [f"user-{i}" for i in range(40)], time.time_ns() // 1_000_000, "good")
+    bad = poisons(site.settings.partitions)
+    log: list[tuple[Event, Poison | None]] = [(event, None) for event in good]
+    for poison in bad:
+        log.insert(draw.randint(0, len(log)), (poison.event, poison))
+    places = site.publish([event for event, _ in log])
+    with site.worker() as worker:
+        site.wait_applied([worker])
+        outcomes = worker.outcomes()
+
+    wanted = {
+        (site.settings.topic(source), partition, offset): poison
+        for (_, poison), (source, partition, offset) in zip(log, places, strict=True)
+        if poison is not None
+    }
+    dead = site.out("dead-letters")
+    found = {(r.headers["topic"].decode(), int(r.headers["partition"]), int(r.headers["offset"])): r for r in dead}
+    assert len(found) == len(dead)
+    (at_home,) = set(wanted) - set(found)
+    assert wanted[at_home].reason == "wrong_partition"
+    assert set(found) < set(wanted)
+    for place, record in found.items():
+        event, reason, field = wanted[place]
+        headers = {name: value.decode() for name, value in record.headers.items()}
+        assert (headers["reason"], headers["field"]) == (reason, field), (place, headers, (event.value or b"")[:200])
+        assert headers["detail"]
+        assert int(headers["timestamp"]) == NOW_MS
+        assert record.partition == place[1]
+        assert record.key == event.key
+        if event.value is None:
+            assert record.value is None
+            assert "length" not in headers
+        else:
+            assert record.value == event.value[:DEAD_VALUE_BYTES_MAX]
+            assert int(headers["length"]) == len(event.value)
+            assert headers["sha256"] == hashlib.sha256(event.value).hexdigest()
+    assert {p.reason for p in wanted.values()} == {r.headers["reason"].decode() for r in found.values()}
+
+    # published = applied + duplicate + dead; nobody else's row has suffered
+    places_of_good = {place for (_, poison), place in zip(log, places, strict=True) if poison is None}
+    sent = [(event, place) for event, place in site.sent if place in places_of_good]
+    sent += [s for s in site.sent if (site.settings.topic(s[1][0]), *s[1][1:]) == at_home]
+    past = expect.check_all(site, [model], sent)
+    applied = sum(len(p.notes) + len(p.steps) for p in past.values())
+    assert outcomes == {"applied": applied, "duplicate": len(sent) - applied, "fenced": 0, "dead": len(dead)}
+    assert sum(outcomes.values()) == len(log)
+
+
+def test_more_dead_letters_than_a_producer_holds(site: Site) -> None:
+    """60 MB of them in one commit, where librdkafka queues 32."""
+    bad = b"\xff" * (600 << 10)
+    site.publish([Event("clickstream", f"user-{i}".encode(), bad) for i in range(120)])
+    with site.worker(commit_bytes=1 << 30, commit_interval_ms=60_000, batch_bytes=1 << 28) as worker:
+        site.wait_applied([worker])
+        assert worker.outcomes() == {"applied": 0, "duplicate": 0, "fenced": 0, "dead": 120}
+    assert len(site.out("dead-letters")) == 120
