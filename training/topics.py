@@ -17,6 +17,9 @@ CHUNK = 5_000
 ANSWER_S = 10.0
 """For the broker's first answer, and for confirming what was published."""
 
+APPEAR_S = 2.0
+"""A topic that was just made is not known to every broker at once."""
+
 SILENCE_MAX_S = 30.0
 """A broker that has records for us and sends none for this long is gone."""
 
@@ -69,15 +72,19 @@ class Topics:
         Raises:
             TrainingError: no broker answers, or a topic is missing.
         """
-        try:
-            found = self._consumer.list_topics(timeout=ANSWER_S).topics
-        except KafkaException as error:
-            raise no_answer(self._bootstrap, error) from error
-        missing = [name for name in names if name not in found]
-        if missing:
-            text = f"{self._bootstrap} has no topic {', '.join(missing)}; `python -m stream topics create` makes them"
-            raise TrainingError(text)
-        return {name: len(found[name].partitions) for name in names}
+        give_up_s = time.monotonic() + APPEAR_S
+        while True:
+            try:
+                found = self._consumer.list_topics(timeout=ANSWER_S).topics
+            except KafkaException as error:
+                raise no_answer(self._bootstrap, error) from error
+            missing = [name for name in names if name not in found]
+            if not missing:
+                return {name: len(found[name].partitions) for name in names}
+            if time.monotonic() > give_up_s:
+                made = "`python -m stream topics create` makes them"
+                raise TrainingError(f"{self._bootstrap} has no topic {', '.join(missing)}; {made}")
+            time.sleep(0.1)
 
     def offsets_held(self, topic: str, partition: int) -> int:
         """From the first offset to the last: as many as there are records, or more where compaction left gaps."""

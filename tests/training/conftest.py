@@ -1,10 +1,11 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 from xxhash import xxh3_64_intdigest
 
-from stream.core.events import EVENT, Kind
+from stream.core.events import EVENT, SOURCES, Kind
 from training.dataset import Split, build, split_by_user
 from training.fit import Fitted, Plan, fit
 from training.log import EventLog
@@ -66,3 +67,25 @@ def split(log: EventLog) -> Split:
 def fitted(split: Split) -> Fitted:
     """One short training for all tests that need a trained network: it takes seconds."""
     return fit(BUILDERS["lstm"], split.train, split.valid, Plan(epochs=4, batch=16))
+
+
+@pytest.fixture
+def topics(broker: str, topic_prefix: str) -> Iterator[tuple[str, str]]:
+    """(bootstrap, prefix) with source topics of two partitions."""
+    admin = AdminClient({"bootstrap.servers": broker})
+    made = [NewTopic(topic_prefix + source, 2, 1) for source in SOURCES]
+    for future in admin.create_topics(made).values():
+        future.result(30)
+    yield broker, topic_prefix
+    for future in admin.delete_topics([topic.topic for topic in made]).values():
+        future.result(30)
+
+
+@pytest.fixture
+def models(broker: str, topic_prefix: str) -> Iterator[tuple[str, str]]:
+    """(bootstrap, prefix) with an empty models topic."""
+    admin = AdminClient({"bootstrap.servers": broker})
+    topic = NewTopic(topic_prefix + "models", 1, 1, config={"cleanup.policy": "compact"})
+    admin.create_topics([topic])[topic.topic].result(30)
+    yield broker, topic_prefix
+    admin.delete_topics([topic.topic])[topic.topic].result(30)

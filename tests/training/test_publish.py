@@ -1,10 +1,10 @@
 import json
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Producer
 
 from stream.scoring.control import champion
 from stream.scoring.model import load
@@ -13,16 +13,6 @@ from training.errors import TrainingError
 from training.publish import published
 from training.seeded import seeded_model
 from training.topics import Topics, publish
-
-
-@pytest.fixture
-def models(broker: str, topic_prefix: str) -> Iterator[tuple[str, str]]:
-    """(bootstrap, prefix) with an empty models topic."""
-    admin = AdminClient({"bootstrap.servers": broker})
-    topic = NewTopic(topic_prefix + "models", 1, 1, config={"cleanup.policy": "compact"})
-    admin.create_topics([topic])[topic.topic].result(30)
-    yield broker, topic_prefix
-    admin.delete_topics([topic.topic])[topic.topic].result(30)
 
 
 def records_of(bootstrap: str, topic: str) -> dict[bytes, bytes]:
@@ -66,6 +56,34 @@ def test_what_is_published_is_what_a_worker_takes(models: tuple[str, str], tmp_p
     assert "golden" not in shown["metadata"]
     assert json.loads(call(models, "models", "show", load(files[0]).hex[:10]))["sha256"] == load(files[0]).hex
     assert "0 published models" in call(models, "models", "show", "f00", ok=False)
+
+
+def test_from_topics_to_a_champion(topics: tuple[str, str], models: tuple[str, str], tmp_path: Path) -> None:
+    """The whole path on a real broker: events in topics, a model from them, the file that a worker takes."""
+    producer = Producer({"bootstrap.servers": topics[0], "partitioner": "murmur2", "linger.ms": 20})
+    now_ms = int(time.time() * 1000)
+    for user in range(80):
+        for turn in range(12):
+            time_ms = now_ms - 86_400_000 + turn * 7_200_000 + user * 37_000
+            said = {"user_id": f"u{user}", "event_id": f"{user}-{turn}", "time_ms": time_ms}
+            cart = (user + turn) % 3 == 0
+            click = {**said, "kind": "cart_add" if cart else "product_view"}
+            producer.produce(f"{topics[1]}clickstream", json.dumps(click).encode(), f"u{user}".encode())
+            if cart and user % 2:
+                order = {**said, "kind": "placed", "order_id": f"{user}-{turn}", "total_minor": 5, "currency": "EUR"}
+                order["time_ms"] = time_ms + 600_000
+                producer.produce(f"{topics[1]}orders", json.dumps(order).encode(), f"u{user}".encode())
+    assert producer.flush(30) == 0
+
+    out = tmp_path / "out"
+    where = ("--events", topics[0], "--topic-prefix", topics[1])
+    result = CliRunner().invoke(cli, ["run", *where, "--out", str(out), "--epochs", "2"])
+    assert result.exit_code == 0, result.output
+    assert "1120 events of 80 users; 0 refused" in " ".join(result.output.split())
+    call(models, "publish", str(out / "model.onnx"), "--force")
+    taken = champion(records_of(models[0], models[1] + "models"))
+    assert taken == (out / "model.onnx").read_bytes()
+    assert load(taken).metadata.data["events"] == 1120
 
 
 def test_gates_that_were_not_passed_are_named(models: tuple[str, str], tmp_path: Path) -> None:

@@ -2,18 +2,16 @@ import gzip
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.events import SOURCES, Kind
+from stream.core.events import Kind
 from stream.errors import SettingsError
 from training.errors import TrainingError
 from training.log import EventLog
@@ -84,18 +82,6 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
 
 
 # --- a broker
-
-
-@pytest.fixture
-def topics(broker: str, topic_prefix: str) -> Iterator[tuple[str, str]]:
-    """(bootstrap, prefix) with source topics of two partitions and a models topic."""
-    admin = AdminClient({"bootstrap.servers": broker})
-    made = [NewTopic(topic_prefix + source, 2, 1) for source in SOURCES]
-    for future in admin.create_topics(made).values():
-        future.result(30)
-    yield broker, topic_prefix
-    for future in admin.delete_topics([topic.topic for topic in made]).values():
-        future.result(30)
 
 
 def produce(bootstrap: str, records: list[tuple[str, str, Any, int]]) -> None:
