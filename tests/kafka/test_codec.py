@@ -261,6 +261,46 @@ def test_decisions_say_what_was_decided(batch: list[dict[str, Any]], model: str)
         }
 
 
+def test_decisions_that_differ_in_one_thing_stay_apart() -> None:
+    """Terms are shared by rows that are alike: encoding all at once must be as encoding one by one."""
+    n_arms = [0, 1, 5]  # of no campaign, linear, all-kinds
+    every = [
+        (campaign, arm, eligible, reason, holdout, late)
+        for campaign in (-1, 0, 1)
+        for arm in range(-1, n_arms[campaign + 1])
+        for eligible in range(2 ** n_arms[campaign + 1])
+        for reason in Reason
+        for holdout in (0, 1)
+        for late in (0, LATE)
+    ]
+    n = len(every)
+    events, decisions, steps = np.zeros(n, EVENT), np.zeros(n, DECISION), np.zeros((n, N_FEATURES), np.uint8)
+    for name, column in zip(
+        ("campaign", "arm", "eligible", "reason", "holdout"), zip(*every, strict=True), strict=False
+    ):
+        decisions[name] = column
+    steps[:, 0] = [row[-1] for row in every]
+    seqs = np.arange(n)
+
+    def encode(rows_: slice) -> list[bytes]:
+        some = seqs[rows_]
+        return encode_decisions(
+            TOPICS,
+            3,
+            [b"u"] * len(some),
+            events[rows_],
+            decisions[rows_],
+            steps[rows_],
+            some,
+            some,
+            CAMPAIGNS,
+            MODEL,
+            NOW_MS,
+        )
+
+    assert encode(slice(None)) == [encode(slice(i, i + 1))[0] for i in range(n)]
+
+
 @given(st.lists(rows().filter(lambda row: row["arm"] >= 0), max_size=8))
 @patient
 def test_offers_say_what_the_coupon_service_needs(batch: list[dict[str, Any]]) -> None:

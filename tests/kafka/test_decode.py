@@ -413,10 +413,11 @@ def test_poison_is_a_dead_letter_with_its_reason_and_field(
     source: str, value: bytes | None, reason: str, field: str
 ) -> None:
     # Between good neighbours, which must not suffer.
-    good = dump(GOOD[source])
-    records = [record(good, offset=10), record(value, offset=11, timestamp=NOW_MS), record(good, offset=12)]
+    before, after = with_(source, time_ms=NOW_MS - 2), with_(source, time_ms=NOW_MS - 1)
+    records = [record(before, offset=10), record(value, offset=11), record(after, offset=12)]
     decoded = decode(source, records, 0, 1, "EUR")
     assert decoded.events["offset"].tolist() == [10, 12]
+    assert decoded.events["time_ms"].tolist() == [NOW_MS - 2, NOW_MS - 1]
     assert decoded.users == [b"u1", b"u1"]
     (dead,) = decoded.dead
     assert (dead.reason, dead.field) == (reason, field)
