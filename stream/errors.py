@@ -3,6 +3,7 @@
     OfferstreamError
     ├── SettingsError        bad settings, all named at once      the command line prints it, exit code 2
     ├── SetupError           broker, topic or port not as needed  the command line prints what to do, exit code 1
+    ├── ModelRefused         stream.scoring.artefact           a worker counts it and keeps the model in force
     └── PartitionError       a partition cannot go on             the worker logs it and ends, exit code 1
         ├── SourceLostError       events were lost to retention, or the topic is another one
         ├── StoreCorruptError     the local store is not usable: set aside and restored from the changelog

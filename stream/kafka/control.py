@@ -150,15 +150,18 @@ class Control:
         self._in_force = InForce(model, campaigns)
 
     def _new_model(self, model: Model | None) -> Model | None:
+        """The champion, verified; the one in force where there is none, or it is refused."""
         records = self._followed[self._settings.topic("models")].records
+        data = None
         try:
             data = champion(records)
             if data is None or data is self._refused:
                 return model
             new = load(data)
         except ModelRefused as refusal:
-            self._metrics.model_refused.labels(str(refusal.reason.name).lower()).inc()
-            logger.error("model refused, %s goes on: %s", model.hex[:12] if model else "no model", refusal)  # noqa: TRY400 expected
+            self._refused = data  # not verified again at each change of the topic
+            self._metrics.model_refused.labels(refusal.reason.name.lower()).inc()
+            logger.error("model refused, %s goes on: %s", model.hex[:12] if model else "no model", refusal)  # noqa: TRY400
             return model
         if model is not None and new.hash == model.hash:
             return model
