@@ -1,4 +1,4 @@
-"""Poison of every kind through a worker: each lies in dead-letters with where it came from and why; nothing else suffers."""
+"""Poison of every kind through a worker: it lies in dead-letters with where it came from and why; the rest is well."""
 
 import hashlib
 import time
