@@ -101,15 +101,15 @@ def cache_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def fetch_jars(folder: Path, progress: Progress) -> None:
-    """Fetch what is missing. The caller holds `cache_lock`.
+def fetch_jars(folder: Path, progress: Progress) -> bool:
+    """Fetch what is missing, and say whether anything was. The caller holds `cache_lock`.
 
     Raises:
         BrokerError: a jar could not be fetched, or is not the one that was pinned.
     """
     wanted = missing_jars(folder)
     if not wanted:
-        return
+        return False
     # Imported here: who has the jars needs no downloader.
     from jgo.config import GlobalSettings  # noqa: PLC0415
     from jgo.maven import MavenContext  # noqa: PLC0415
@@ -129,6 +129,7 @@ def fetch_jars(folder: Path, progress: Progress) -> None:
         finally:
             # After an error or Ctrl-C: what has not begun does not begin.
             pool.shutdown(wait=True, cancel_futures=True)
+    return True
 
 
 def _fetch_one(maven: "MavenContext", jar: Jar, target: Path) -> None:

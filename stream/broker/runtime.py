@@ -22,7 +22,7 @@ from stream.broker.process import Runtime
 
 FORMAT_TIMEOUT_S = 60
 RECORDING_HEAP_MB = 512
-AOT_CACHES_KEPT = 3
+AOT_CACHES_KEPT = 4
 
 
 def java_program() -> Path:
@@ -56,7 +56,10 @@ def prepare(progress: Progress) -> Runtime:
     if not done:
         with jars.cache_lock(folder):
             # 1.
-            jars.fetch_jars(folder, progress)
+            if jars.fetch_jars(folder, progress):
+                # The JVM takes a cache only with the very files it was recorded with, down to their dates.
+                for stale in folder.glob("*.aot"):
+                    stale.unlink()
             # 2.
             if not bare.template.exists():
                 progress("formatting a data folder", 0, 1)
@@ -70,7 +73,11 @@ def prepare(progress: Progress) -> Runtime:
                 except (BrokerError, subprocess.TimeoutExpired) as error:
                     note.write_text(str(error), encoding="utf-8")
                 progress("recording a first start", 1, 1)
-    return replace(bare, aot_cache=aot_cache) if aot_cache.exists() else bare
+    if not aot_cache.exists():
+        return bare
+    # So that the caches kept are those in use.
+    aot_cache.touch()
+    return replace(bare, aot_cache=aot_cache)
 
 
 def _identity(java: Path) -> str:
