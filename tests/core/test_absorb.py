@@ -168,6 +168,11 @@ def test_without_an_id_a_session_ends_after_half_an_hour() -> None:
 # --- bounds
 
 
+def test_bounds_are_what_the_types_hold() -> None:
+    assert COUNT_MAX == oracle.U4_MAX == np.iinfo(np.uint32).max
+    assert MONEY_MAX == 2**62
+
+
 @pytest.mark.parametrize(
     ("field", "kind", "gives"),
     [
