@@ -27,7 +27,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "broker": Subcommand("stream.broker.cli:broker", "A real Apache Kafka on this machine: start, stop, status."),
     "campaigns": Subcommand("stream.campaigns.cli:campaigns", "Validate, publish and list campaigns."),
     "dead-letters": Subcommand(
-        "stream.kafka.dead_letters:dead_letters", "Look at events that were refused; re-drive them."
+        "stream.kafka.dead_letters:dead_letters", "Look at events that were refused, and why."
     ),
     "demo": Subcommand("stream.shop.demo:demo", "The whole product on this machine, from events to offers."),
     "doctor": Subcommand("stream.doctor:doctor", "Check this machine and say what is missing."),
