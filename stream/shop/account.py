@@ -1,13 +1,10 @@
 """What the demo counted, from three sides that know nothing of each other: the broker, the worker, the shop."""
 
-from collections.abc import Iterator
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-
 from stream.core.events import SOURCES
-from stream.errors import SetupError
 from stream.settings import Settings
+from stream.shop.bounds import log_bounds
 from stream.shop.live import Live, percentile
 from stream.shop.scrape import Sample
 
@@ -18,7 +15,7 @@ def records(settings: Settings, name: str) -> int:
     Raises:
         SetupError: no broker answers.
     """
-    return sum(_log_sizes(settings, settings.topic(name)))
+    return sum(end - start for start, end in log_bounds(settings, name).values())
 
 
 def in_force(sample: Sample, metrics: dict[str, Any]) -> bool:
@@ -73,18 +70,3 @@ def account(
         "customers redeemed offers": summary["redemptions"] > 0,
     }
     return summary | {"held": held}
-
-
-def _log_sizes(settings: Settings, topic: str) -> Iterator[int]:
-    """Records in each partition, as the broker has them."""
-    consumer = Consumer(
-        {"bootstrap.servers": settings.bootstrap, "group.id": settings.app_id + "-sizes", "log_level": 0}
-    )
-    try:
-        for partition in consumer.list_topics(topic, 10).topics[topic].partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), 10)
-            yield high - low
-    except KafkaException as e:
-        raise SetupError(f"no answer from the brokers at {settings.bootstrap}: {e.args[0].str()}") from e
-    finally:
-        consumer.close()

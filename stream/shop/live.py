@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
-from stream.errors import SetupError
 from stream.settings import Settings
+from stream.shop.bounds import log_bounds
 from stream.shop.disturb import Disturbance
 from stream.shop.publish import Publisher
 from stream.shop.simulate import Published, Shop
 
-METADATA_TIMEOUT_S = 10.0
 TRIGGERS_REMEMBERED = 100_000
 LATENCIES_MAX = 100_000
 IDLE_S = 0.05
@@ -62,22 +61,15 @@ class Reader:
                 "log_level": 0,
             }
         )
-        topics = [settings.topic("offers"), settings.topic("decisions")]
-        self._names = dict(zip(topics, ("offers", "decisions"), strict=True))
-        try:
-            partitions = [
-                TopicPartition(name, partition, OFFSET_END)
-                for name in topics
-                for partition in self._consumer.list_topics(name, METADATA_TIMEOUT_S).topics[name].partitions
+        self._names = {settings.topic(name): name for name in ("offers", "decisions")}
+        # Ends are looked up now: what is offered from here on is read.
+        self._consumer.assign(
+            [
+                TopicPartition(topic, partition, end)
+                for topic, name in self._names.items()
+                for partition, (_, end) in log_bounds(settings, name).items()
             ]
-            if not partitions:
-                raise SetupError(f"no such topics: {', '.join(topics)}. `python -m stream topics create` makes them.")
-            # Ends are looked up now: what is offered from here on is read.
-            for place in partitions:
-                place.offset = self._consumer.get_watermark_offsets(place, METADATA_TIMEOUT_S)[1]
-            self._consumer.assign(partitions)
-        except KafkaException as e:
-            raise SetupError(f"no answer from the brokers at {settings.bootstrap}: {e.args[0].str()}") from e
+        )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="offers", daemon=True)
         self._thread.start()

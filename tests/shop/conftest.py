@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from stream.errors import SetupError
 from stream.kafka.admin import admin_client, create_topics
 from stream.kafka.cluster import look
 from stream.settings import Settings
+from stream.shop.bounds import log_bounds
 from tests.e2e.harness import Site
 
 N_PARTITIONS = 3
@@ -54,19 +55,6 @@ def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings
     return settings
 
 
-def end_of(consumer: Consumer, partition: TopicPartition) -> int:
-    """The log's end; a partition that was just made may have no leader yet."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            end: int = consumer.get_watermark_offsets(partition)[1]
-        except KafkaException:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        else:
-            return end
-
-
 @pytest.fixture
 def published(settings: Settings) -> Callable[[str], list[Record]]:
     """All records of a source topic, partition by partition, in offset order."""
@@ -75,7 +63,7 @@ def published(settings: Settings) -> Callable[[str], list[Record]]:
         consumer = Consumer({"bootstrap.servers": settings.bootstrap, "group.id": "none", "enable.auto.commit": False})
         topic = settings.topic(source)
         try:
-            ends = {p: end_of(consumer, TopicPartition(topic, p)) for p in range(N_PARTITIONS)}
+            ends = {p: end for p, (_, end) in log_bounds(settings, source).items()}
             consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in ends])
             found: list[Record] = []
             deadline = time.monotonic() + 60
