@@ -46,7 +46,10 @@ class Metrics:
             "offerstream_events_lost", "Events that retention deleted before they were applied", registry=registry
         )
         self.unknown_fields = Counter(
-            "offerstream_unknown_fields", "Fields of events that the contract does not know", ("source",), registry=registry
+            "offerstream_unknown_fields",
+            "Fields of events that the contract does not know",
+            ("source",),
+            registry=registry,
         )
         self.decisions = Counter(
             "offerstream_decisions", "Decisions, offered or not, by reason", ("reason",), registry=registry

@@ -29,6 +29,7 @@ from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied, SourcePosition
 from stream.kafka.cluster import Cluster
 from stream.kafka.columns import Columns
+from stream.kafka.commit import Sent, send_at_least_once
 from stream.kafka.control import InForce
 from stream.kafka.decode import Decoded, decode
 from stream.kafka.emit import Emitter, Outputs
@@ -69,17 +70,6 @@ class _Open:
     """Publish times of the triggers of offers."""
 
 
-@dataclass(frozen=True)
-class _Sent:
-    """A commit on its way."""
-
-    outputs: Outputs
-    applied: bytes
-    positions: dict[str, int]
-    number: int
-    published_ms: NDArray[np.int64]
-
-
 class Partition:
     """See the module's text. Made closed; `take_over` opens it."""
 
@@ -101,7 +91,6 @@ class Partition:
         self._timer: asyncio.TimerHandle | None = None
 
     # --- taking over
-    # ------------------------------------------------------------------------------------------------------------------
 
     async def take_over(self, cluster: Cluster, logs: dict[str, Range], log_changelog: Range) -> None:
         """Become this partition's owner; afterwards `read` says where to read on.
@@ -147,8 +136,7 @@ class Partition:
         self._emitter = Emitter(settings, self.number, self._topic_ids)
         self._open = _Open(Outputs(), number=0)
 
-    # --- applying -----------------------------------------------------------------------------------------------------
-    # ----------------
+    # --- applying
 
     async def apply(self, batch: EventBatch, in_force: InForce) -> None:
         """Apply one batch to the rows; its outputs are sent by the next commit."""
@@ -279,8 +267,7 @@ class Partition:
 
         return lap
 
-    # --- committing ---------------------------------------------------------------------------------------------------
-    # ----------------
+    # --- committing
 
     def _ask_for_commit(self, *, at_once: bool) -> None:
         """Commit now when nothing waits, or much is due; else when the interval since the last commit has passed."""
@@ -302,13 +289,13 @@ class Partition:
         """Send and store what was computed since the last commit.
 
         1. Snapshot: rows are bytes already. A later batch may change the columns while these are on their way.
-        2. Send, see `_send`.
+        2. Send, see `stream.kafka.commit`.
         3. Store: RocksDB takes the bytes that were sent, never the columns, with the changelog's offset. Nothing is
            stored before it is acknowledged, or a restart would take rows for applied that the changelog does not know.
         4. Release: source offsets may be committed, slots may be evicted.
         """
         loop = asyncio.get_running_loop()
-        compute, metrics = self._shared.compute, self._metrics
+        compute = self._shared.compute
         async with self._commit_lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -320,15 +307,13 @@ class Partition:
             if sent is None:
                 return
             # 2.
-            began_s = time.perf_counter()
             changelog_end = await loop.run_in_executor(self._thread, self._send, sent)
-            metrics.stage["commit"].observe(time.perf_counter() - began_s)
             # 3.
             await loop.run_in_executor(compute, self._keep, sent, changelog_end)
             # 4.
             self.committed = sent.positions
 
-    def _snapshot(self) -> _Sent | None:
+    def _snapshot(self) -> Sent | None:
         open_ = self._open
         if not open_.n_batches:
             return None
@@ -342,7 +327,7 @@ class Partition:
         rows = open_.outputs.rows
         if rows:
             self._metrics.row_bytes.set(sum(map(len, rows.values())) / len(rows))
-        return _Sent(
+        return Sent(
             open_.outputs,
             applied_record.encode(applied),
             dict(self.read),
@@ -350,32 +335,13 @@ class Partition:
             np.concatenate(open_.published_ms) if open_.published_ms else np.empty(0, np.int64),
         )
 
-    def _send(self, sent: _Sent) -> int:
-        """At least once, in three steps, each begun when the one before is acknowledged (rule 21).
+    def _send(self, sent: Sent) -> int:
+        began_s = time.perf_counter()
+        end = send_at_least_once(sent, self._producer, self._applied_producer, self._settings, self._metrics)
+        self._metrics.stage["commit"].observe(time.perf_counter() - began_s)
+        return end
 
-        1. Offers, decisions and dead letters. Rows first would lose an offer: after a crash the row's fence would skip
-           its event.
-        2. Rows.
-        3. The applied record. It speaks for rows that must be there.
-
-        Returns:
-            The changelog's offset behind the applied record.
-        """
-        settings, producer = self._settings, self._producer
-        # 1.
-        sent.outputs.send(producer, settings)
-        producer.flush()
-        if len(sent.published_ms):
-            now_ms = time.time_ns() // 1_000_000
-            for published_ms in sent.published_ms.tolist():
-                self._metrics.offer_latency.observe((now_ms - published_ms) / 1000)
-        # 2.
-        producer.send(settings.changelog, sent.outputs.rows.keys(), sent.outputs.rows.values())
-        producer.flush()
-        # 3.
-        return self._applied_producer.send_last(settings.changelog, applied_record.KEY, sent.applied) + 1
-
-    def _keep(self, sent: _Sent, changelog_end: int) -> None:
+    def _keep(self, sent: Sent, changelog_end: int) -> None:
         began_s = time.perf_counter()
         store = self._store
         store.put(sent.outputs.rows, sent.applied, changelog_end)
@@ -385,8 +351,7 @@ class Partition:
             store.flush()
         self._metrics.stage["store"].observe(time.perf_counter() - began_s)
 
-    # --- letting go ---------------------------------------------------------------------------------------------------
-    # ----------------
+    # --- letting go
 
     async def drain(self) -> None:
         """Wait for the batch in work and commit it."""
