@@ -148,7 +148,7 @@ class Faust:
             "PEER_BOOTSTRAP": kafka.bootstrap,
             "PEER_DATA_DIR": str(folder / title),
             "PEER_PARTITIONS": str(kafka.partitions),
-            "PEER_LINGER_MS": "5",
+            "PEER_LINGER_MS": "50",
             "PEER_SOURCE": self.source,
             "PEER_OFFERS": self.offers,
             "PEER_DECISIONS": self.decisions,
