@@ -1,5 +1,6 @@
 """Fetching the jars: against a real HTTP server on the loopback interface that plays the repository."""
 
+import gc
 import hashlib
 import http.server
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from stream.broker import jars
 from stream.broker.errors import BrokerError
 
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 CONTENTS = {f"part{number}": f"the jar {number}".encode() * 1000 for number in range(8)}
 
 
@@ -64,6 +66,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
     yield repository
     repository.server.shutdown()
     repository.server.server_close()
+    # jgo leaves connections of unfinished answers to the garbage collector, which then warns; here, not in another test.
+    gc.collect()
 
 
 def fetch(folder: Path) -> list[tuple[str, int, int]]:
