@@ -66,7 +66,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
     yield repository
     repository.server.shutdown()
     repository.server.server_close()
-    # jgo leaves connections of unfinished answers to the garbage collector, which then warns; here, not in another test.
+    # jgo leaves connections of unfinished answers to the garbage collector, which warns: here, not in another test.
     gc.collect()
 
 
