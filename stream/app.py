@@ -135,7 +135,12 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise SetupError(
+            f"data folder {settings.data_dir}: {e.strerror}. Set {PREFIX}DATA_DIR to one that can be made"
+        ) from e
     metrics = Metrics(CollectorRegistry())
     loop_monitor(loop, metrics.loop_held)
     admin_client = AdminClient({"bootstrap.servers": settings.bootstrap, "client.id": client_id(settings)})

@@ -10,7 +10,12 @@ from stream.core.events import SOURCES
 from stream.errors import SetupError
 from stream.settings import Settings
 
-REQUEST_TIMEOUT_S = 10.0
+OUTPUTS = ("offers", "decisions", "dead-letters")
+CONTROL = ("models", "campaigns")
+
+REQUEST_TIMEOUT_S = 8.0
+"""For one request. A broker that is not there must be reported within 15 s of the start."""
+
 _PAUSE_S = 0.1
 
 
@@ -20,38 +25,44 @@ class Cluster:
 
     cluster_id: str
     topic_ids: dict[str, str]
-    """Full topic name to Kafka's id: sources and changelog."""
+    """Full topic name to Kafka's id: all that a worker reads or writes."""
 
 
 def look(settings: Settings, admin: AdminClient) -> Cluster:
-    """Describe sources and changelog.
+    """Describe every topic that a worker reads or writes.
 
     Raises:
-        SetupError: a broker is not there, a topic is missing, or its partition count is not the setting's.
+        SetupError: no broker answers; or the topics are not as they must be: names everything that is wrong.
     """
-    names = [settings.topic(source) for source in SOURCES] + [settings.changelog]
+    by_user = [*map(settings.topic, (*SOURCES, *OUTPUTS)), settings.changelog]
+    count_of = dict.fromkeys(by_user, settings.partitions) | dict.fromkeys(map(settings.topic, CONTROL), 1)
     try:
         cluster = admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S).result()
-        described = admin.describe_topics(TopicCollection(names), request_timeout=REQUEST_TIMEOUT_S)
+        described = admin.describe_topics(TopicCollection(list(count_of)), request_timeout=REQUEST_TIMEOUT_S)
     except KafkaException as e:
         raise SetupError(
             f"no answer from the brokers at {settings.bootstrap}: {e.args[0].str()}. Is Kafka running there?"
         ) from e
-    ids = {}
+    ids: dict[str, str] = {}
+    problems: list[str] = []
     for name, future in described.items():
         try:
             topic = future.result()
         except KafkaException as e:
-            raise SetupError(
-                f"topic {name}: {e.args[0].str()}. `python -m stream topics create` makes what is missing"
-            ) from e
-        if len(topic.partitions) != settings.partitions:
-            raise SetupError(
-                f"topic {name} has {len(topic.partitions)} partitions, OFFERSTREAM_PARTITIONS says "
-                f"{settings.partitions}: all topics keyed by user have one count, fixed for life"
-            )
+            problems.append(f"{name}: {e.args[0].str()}. `python -m stream topics create` makes what is missing")
+            continue
         ids[name] = str(topic.topic_id)
+        if len(topic.partitions) != count_of[name]:
+            problems.append(f"{name} has {len(topic.partitions)} partitions, {_why(name in by_user, settings)}")
+    if problems:
+        raise SetupError("topics are not as they must be:\n" + "\n".join(f"  {problem}" for problem in problems))
     return Cluster(str(cluster.cluster_id), ids)
+
+
+def _why(by_user: bool, settings: Settings) -> str:
+    if by_user:
+        return f"OFFERSTREAM_PARTITIONS says {settings.partitions}: all topics keyed by user have one count, fixed for life"
+    return "must have 1: its records are read in one order"
 
 
 def log_ranges(admin: AdminClient, partitions: list[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
