@@ -1,14 +1,17 @@
 """What a worker says of itself on /metrics."""
 
+import re
 import threading
 import urllib.request
 from collections import Counter
 from http.client import HTTPException
 
-from prometheus_client.parser import text_string_to_metric_families
-
 INTERVAL_S = 0.5
 TIMEOUT_S = 2.0
+
+
+_SAMPLE = re.compile(r"(?P<name>offerstream_\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Sample:
@@ -16,9 +19,11 @@ class Sample:
 
     def __init__(self, text: str = "") -> None:
         self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                self._values[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
+        # The library's parser takes 30 ms, and holds up the shop, which publishes beside it.
+        for line in text.splitlines():
+            found = _SAMPLE.fullmatch(line)
+            if found:
+                self._values[found["name"], tuple(_LABEL.findall(found["labels"] or ""))] = float(found["value"])
 
     def total(self, name: str, **labels: str) -> int:
         """Sum over all label values that are not given."""

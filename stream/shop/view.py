@@ -15,7 +15,7 @@ from rich.text import Text
 from stream.shop.live import Live, percentile
 from stream.shop.scrape import Sample
 
-SCREEN_EVERY_S = 0.25
+SCREEN_EVERY_S = 0.5
 LINE_EVERY_S = 5.0
 RATE_OVER_S = 5.0
 
@@ -32,6 +32,7 @@ class View:
     _shown_s: float = 0
     _applied: deque[tuple[float, int]] = field(default_factory=deque)
     _screen: Screen | None = None
+    _last: tuple[Live | None, Sample] = (None, Sample())
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -41,6 +42,7 @@ class View:
 
     def __exit__(self, *exc: object) -> None:
         if self._screen:
+            self._screen.update(self._panel(*self._last), refresh=True)
             self._screen.stop()
 
     @property
@@ -57,6 +59,7 @@ class View:
     def show(self, live: Live | None, sample: Sample) -> None:
         """Bring what is shown up to date."""
         now_s = time.monotonic()
+        self._last = live, sample
         self._applied.append((now_s, sample.applied))
         while now_s - self._applied[0][0] > RATE_OVER_S:
             self._applied.popleft()
