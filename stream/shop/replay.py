@@ -62,6 +62,11 @@ class Plan:
     stale_ms: int = 0
     """With --no-offers: an event is published when it is older than this."""
 
+    @property
+    def read_twice(self) -> bool:
+        """Whether the input can be: a file can, standard input and pipes cannot."""
+        return self.path != "-" and Path(self.path).is_file()
+
 
 @dataclass
 class Report:
@@ -103,7 +108,7 @@ class Replay:
         """
         started_s = time.monotonic()
         try:
-            if self.plan.consent and self.plan.path != "-":
+            if self.plan.consent and self.plan.read_twice:
                 with self._items("consents") as items:
                     for item in items:
                         if isinstance(item, Event):
@@ -135,7 +140,7 @@ class Replay:
         if plan.stale_ms and not self._wait_until_stale(value.time_ms):
             self.report.left_out["later than now (--no-offers)"] += 1
             return
-        if self.plan.consent and self.plan.path == "-":
+        if self.plan.consent and not self.plan.read_twice:
             self._consent(event)
         if self._first_ms is None:
             self._first_ms = value.time_ms
@@ -231,7 +236,7 @@ def plan_from(
     else:
         known = ", ".join(FORMATS)
         raise SettingsError(f"--format {format_}: known are {known}, and mapping files (*.yaml, see docs/replay.md)")
-    if path != "-" and not Path(path).is_file():
+    if path != "-" and (not Path(path).exists() or Path(path).is_dir()):
         raise SettingsError(f"{path}: no such file")
     currency = currency or settings.currency
     note = (

@@ -69,7 +69,7 @@ def published(settings: Settings) -> Callable[[str], list[Record]]:
             deadline = time.monotonic() + 60
             while len(found) < sum(ends.values()):
                 assert time.monotonic() < deadline, "the topic cannot be read to its end"
-                for m in consumer.consume(10_000, 0.5):
+                for m in consumer.consume(10_000, 0.05):
                     assert m.error() is None, m.error()
                     found.append(Record(source, m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value()))
         finally:

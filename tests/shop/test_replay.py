@@ -78,6 +78,16 @@ def test_standard_input_and_no_consent(environment: Settings, published: Publish
     assert [len(published(s)) for s in ("clickstream", "orders", "customers")] == [6, 2, 3]
 
 
+def test_a_pipe_is_read_once(environment: Settings, published: Published, tmp_path: Path) -> None:
+    del environment
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["sh", "-c", f"cat {write(tmp_path, LOG)} > {pipe}"]) as writer:
+        run(tmp_path, str(pipe), "--format", "taobao")
+        assert writer.wait(30) == 0
+    assert [len(published(s)) for s in ("clickstream", "orders", "customers")] == [3, 1, 3]
+
+
 def test_broken_lines_are_counted_and_shown_and_do_not_stop_the_replay(
     tmp_path: Path, environment: Settings, published: Published
 ) -> None:
