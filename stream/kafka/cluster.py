@@ -13,7 +13,7 @@ from stream.settings import Settings
 OUTPUTS = ("offers", "decisions", "dead-letters")
 CONTROL = ("models", "campaigns")
 
-REQUEST_TIMEOUT_S = 8.0
+REQUEST_TIMEOUT_S = 6.0
 """For one request. A broker that is not there must be reported within 15 s of the start."""
 
 _PAUSE_S = 0.1
@@ -61,7 +61,8 @@ def look(settings: Settings, admin: AdminClient) -> Cluster:
 
 def _why(by_user: bool, settings: Settings) -> str:
     if by_user:
-        return f"OFFERSTREAM_PARTITIONS says {settings.partitions}: all topics keyed by user have one count, fixed for life"
+        said = f"OFFERSTREAM_PARTITIONS says {settings.partitions}"
+        return f"{said}: all topics keyed by user have one count, fixed for life"
     return "must have 1: its records are read in one order"
 
 

@@ -303,6 +303,7 @@ class Site:
         """The environment of a process on this site: settings by field name, others as they are."""
         own = {
             "app_id": self.settings.app_id,
+            "bootstrap": self.settings.bootstrap,
             "topic_prefix": self.settings.topic_prefix,
             "partitions": self.settings.partitions,
             "data_dir": self.settings.data_dir,
@@ -312,7 +313,7 @@ class Site:
         }
         env = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
         env |= {f"{PREFIX}{k.upper()}": str(v) for k, v in (own | settings).items()}
-        return env | {"KAFKA_BOOTSTRAP": self.settings.bootstrap, "PYTHONUNBUFFERED": "1"}
+        return env | {"PYTHONUNBUFFERED": "1"}
 
     @contextlib.contextmanager
     def worker(self, **settings: Any) -> Iterator["Worker"]:

@@ -26,7 +26,7 @@ from stream.kafka.producer import BulkProducer
 from stream.kafka.store import Store
 from stream.scoring.model import Model
 from stream.settings import Settings
-from tests.e2e.harness import Site, LateError, Worker
+from tests.e2e.harness import LateError, Site, Worker
 
 _Method = Callable[..., Any]
 
@@ -199,6 +199,8 @@ def run(orders: Orders, file: str, log: str, environment: Mapping[str, str]) -> 
     arm = _ARM | {"rows_sent_first": rows_first}
     if orders.mutation == "unfenced":
         without_row_fence()
+    if orders.mutation.startswith("raise_in_"):
+        setattr(topology, orders.mutation.removeprefix("raise_in_"), lambda *_: 1 // 0)
     if orders.point:
         arm[orders.point](Crash(orders.point, orders.nth, file))
     sys.argv = ["worker"]

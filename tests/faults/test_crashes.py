@@ -12,7 +12,7 @@ import pytest
 
 from stream.scoring.model import load
 from tests.e2e import expect, logs
-from tests.e2e.harness import Event, Site, LateError
+from tests.e2e.harness import Event, LateError, Site
 from tests.faults.crashing_worker import POINTS, CrashingWorker, Orders
 from training.seeded import seeded_model
 
