@@ -18,6 +18,7 @@ from stream.errors import SettingsError
 PREFIX = "OFFERSTREAM_"
 DATA_DIR = Path("var/worker")
 GUARANTEES = ("at_least_once",)
+_DAY_MS = 86_400_000
 PARTITIONS_MAX_PER_WORKER = 16
 """A producer a partition costs some 6 threads and 3 to 5 connections."""
 
@@ -42,26 +43,34 @@ class Settings:
     currency: str = _setting("EUR", "the reporting currency (ISO 4217); events in others are dead letters")
     timezone: str = _setting("UTC", "the shop's time zone (IANA): its days and dates")
     guarantee: str = _setting("at_least_once", "what a reader of `offers` is promised")
-    offer_max_age_ms: int = _setting(60_000, "an older trigger gets no offer, reason `stale`", 1)
+    offer_max_age_ms: int = _setting(60_000, "an older trigger gets no offer, reason `stale`", 1, 10**13)
     decision_sample: float = _setting(0.01, "share logged of the decisions in which only 'none' was eligible", 0, 1)
     batch_rows: int = _setting(2_000, "most records in a batch", 1, 100_000)
-    batch_bytes: int = _setting(4 << 20, "a batch ends where its values pass this", 1 << 10)
+    batch_bytes: int = _setting(4 << 20, "a batch ends where its values pass this", 1 << 10, 1 << 30)
     user_events_max: int = _setting(64, "most events of one user in a batch", 1, 10_000)
-    hot_rows: int = _setting(250_000, "rows held in memory, for each partition; the rest is on disk", 2)
+    hot_rows: int = _setting(250_000, "rows held in memory, for each partition; the rest is on disk", 2, 10**8)
     commit_interval_ms: int = _setting(100, "commit at the latest after this, at once when nothing waits", 1, 60_000)
-    commit_bytes: int = _setting(8 << 20, "commit when the outputs that wait pass this", 1 << 10)
-    store_pending_bytes: int = _setting(32 << 20, "rows kept back before they are written to the local store", 0)
-    store_flush_interval_ms: int = _setting(
-        30_000, "how often the local store is made durable: bounds what a restart replays", 1_000
+    commit_bytes: int = _setting(8 << 20, "commit when the outputs that wait pass this", 1 << 10, 1 << 32)
+    store_pending_bytes: int = _setting(
+        32 << 20, "rows kept back before they are written to the local store", 0, 1 << 32
     )
-    store_cache_bytes: int = _setting(256 << 20, "RocksDB's block cache, one for the whole worker", 1 << 20)
+    store_flush_interval_ms: int = _setting(
+        30_000, "how often the local store is made durable: bounds what a restart replays", 1_000, 3_600_000
+    )
+    store_cache_bytes: int = _setting(256 << 20, "RocksDB's block cache, one for the whole worker", 1 << 20, 1 << 40)
     session_timeout_ms: int = _setting(
         30_000, "a worker that is silent for this long loses its partitions", 6_000, 1_800_000
     )
-    drain_timeout_ms: int = _setting(10_000, "how long a rebalance waits for a batch in work", 100)
-    restore_timeout_ms: int = _setting(120_000, "a restore that gets no record for this long has failed", 1_000)
-    delivery_timeout_ms: int = _setting(300_000, "how long a broker outage may last before the worker gives up", 1_000)
-    stall_ms: int = _setting(60_000, "unhealthy when no position moves for this long while records wait", 1_000)
+    drain_timeout_ms: int = _setting(10_000, "how long a rebalance waits for a batch in work", 100, 50_000)
+    restore_timeout_ms: int = _setting(
+        120_000, "a restore that gets no record for this long has failed", 1_000, _DAY_MS
+    )
+    delivery_timeout_ms: int = _setting(
+        300_000, "how long a broker outage may last before the worker gives up", 1_000, _DAY_MS
+    )
+    stall_ms: int = _setting(
+        60_000, "unhealthy when no position moves for this long while records wait", 1_000, _DAY_MS
+    )
     lost_events: str = _setting("stop", "`stop` or `count` when retention deleted events that were not applied")
 
     def topic(self, name: str) -> str:

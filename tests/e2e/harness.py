@@ -429,6 +429,10 @@ class Worker:
             for name, value in (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         }
 
+    def metric(self, name: str) -> float:
+        """One sample, 0 while there is none."""
+        return self.metrics().get(name, 0)
+
     def outcomes(self) -> dict[str, int]:
         """Events by outcome, over all sources."""
         total: dict[str, int] = defaultdict(int)

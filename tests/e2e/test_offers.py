@@ -1,5 +1,6 @@
 """Offers and decisions as their readers see them: schema, ids, age, consent, holdout; what changes while it runs."""
 
+import functools
 import hashlib
 import json
 import time
@@ -309,7 +310,7 @@ def test_models_change_while_it_runs(site: Site, model: Model, model_file: bytes
         }.items():
             site.put_control("models", records)
             counted = f'offerstream_model_refused_total{{reason="{reason}"}}'
-            wait_until(lambda name=counted: worker.metrics().get(name), f"{reason} counted", 15)
+            wait_until(functools.partial(worker.metric, counted), f"{reason} counted", 15)
             assert desk.ask("u0")["u0"]["model"] == model.hex
         # A good one is taken over, hidden states are rebuilt from the steps.
         site.publish_model(other_file, other.hex)
