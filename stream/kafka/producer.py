@@ -28,6 +28,7 @@ class BulkProducer:
         """
         self._partition = partition
         self._failed: KafkaError | None = None
+        self._closed = False
         self._last_offset = -1
         self._producer = Producer(
             {
@@ -53,7 +54,12 @@ class BulkProducer:
             self._last_offset = message.offset() or 0
 
     def send(self, topic: str, keys: Iterable[bytes], values: Iterable[bytes]) -> None:
-        """Hand over records; they are out after `flush`."""
+        """Hand over records; they are out after `flush`.
+
+        Raises:
+            DeliveryError: one cannot be sent, or an earlier one was not.
+        """
+        self._check()
         produce, note, partition = self._producer.produce, self._note, self._partition
         for key, value in zip(keys, values, strict=True):
             while True:
@@ -62,9 +68,12 @@ class BulkProducer:
                     break
                 except BufferError:
                     self._make_room()
+                except KafkaException as e:  # larger than any broker takes
+                    raise self._not_delivered(e.args[0]) from e
 
     def send_with_headers(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None, list[Header]]]) -> None:
-        """Hand over records that have headers."""
+        """As `send`, records that have headers."""
+        self._check()
         for key, value, headers in records:
             while True:
                 try:
@@ -72,6 +81,8 @@ class BulkProducer:
                     break
                 except BufferError:
                     self._make_room()
+                except KafkaException as e:
+                    raise self._not_delivered(e.args[0]) from e
 
     def send_last(self, topic: str, key: bytes, value: bytes) -> int:
         """Send one record, wait until it is acknowledged.
@@ -89,8 +100,13 @@ class BulkProducer:
         self._check()
 
     def _check(self) -> None:
+        if self._closed:
+            raise DeliveryError(f"partition {self._partition}: it was let go of")
         if self._failed:
-            raise DeliveryError(f"partition {self._partition}: {self._failed.str()} ({self._failed.name()})")
+            raise self._not_delivered(self._failed)
+
+    def _not_delivered(self, error: KafkaError) -> DeliveryError:
+        return DeliveryError(f"partition {self._partition}: {error.str()} ({error.name()})")
 
     def flush(self) -> None:
         """Wait until everything sent is acknowledged.
@@ -103,7 +119,8 @@ class BulkProducer:
         self._check()
 
     def close(self) -> None:
-        """Drop what is not sent."""
+        """Drop what is not sent. A thread that still sends is stopped: the partition may be another worker's now."""
+        self._closed = True
         try:
             self._producer.purge()
             self._producer.flush(0)

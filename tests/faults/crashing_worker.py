@@ -98,14 +98,14 @@ class Crash:
 
 def flushes_of_commit(crash: Crash, which: int) -> None:
     """Die when the `which`-th flush of a commit's bulk producer has returned: 1 = outputs, 2 = rows."""
-    send = Partition._send
+    send: _Method = vars(partition)["send_at_least_once"]
     flush = BulkProducer.flush
     state = threading.local()
 
-    def wrapped_send(self: Partition, sent: Any) -> int:
-        state.producer, state.n = self._producer, 0
+    def wrapped_send(sent: Any, producer: BulkProducer, *more: Any) -> int:
+        state.producer, state.n = producer, 0
         try:
-            return send(self, sent)
+            return send(sent, producer, *more)
         finally:
             state.producer = None
 
@@ -116,7 +116,7 @@ def flushes_of_commit(crash: Crash, which: int) -> None:
             if state.n == which and crash.due():
                 crash.die()
 
-    Partition._send = wrapped_send  # type: ignore[method-assign]
+    vars(partition)["send_at_least_once"] = wrapped_send
     BulkProducer.flush = wrapped_flush  # type: ignore[method-assign]
 
 
