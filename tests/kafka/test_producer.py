@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream.errors import DeliveryError
 from stream.kafka.producer import BulkProducer
@@ -60,12 +61,15 @@ def test_more_than_the_queue_holds(site: Site) -> None:
 
 
 def test_a_record_that_the_broker_refuses(site: Site) -> None:
+    small = site.settings.topic("small")
+    client = AdminClient({"bootstrap.servers": site.settings.bootstrap, "log_level": 0})
+    client.create_topics([NewTopic(small, 1, 1, config={"max.message.bytes": "100000"})])[small].result()
     producer = BulkProducer(site.settings, 0)
-    producer.send(offers(site), [b"a", b"b"], [b"1", os.urandom(3 << 20)])
+    producer.send(small, [b"a", b"b"], [b"1", os.urandom(200_000)])
     with pytest.raises(DeliveryError, match=r"partition 0: .*MSG_SIZE_TOO_LARGE"):
         producer.flush()
     with pytest.raises(DeliveryError, match="MSG_SIZE_TOO_LARGE"):  # it is not forgotten
-        producer.send(offers(site), [b"c"], [b"3"])
+        producer.send(small, [b"c"], [b"3"])
     producer.close()
 
 
