@@ -90,8 +90,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         by_reason[reason.removeprefix("Skipped: ")][report.nodeid.split("::")[0]] += 1
     if deselected:
         options = terminalreporter.config.option
-        left_out = f"left out by {options.markexpr or options.keyword!r}"
-        by_reason[left_out].update(item.nodeid.split("::")[0] for item in deselected)
+        left_out = " and ".join(f"{one!r}" for one in (options.markexpr, options.keyword) if one)
+        by_reason[f"left out by {left_out}"].update(item.nodeid.split("::")[0] for item in deselected)
     for reason, counts in by_reason.items():
         terminalreporter.line(f"{counts.total()} test{'s' * (counts.total() != 1)}: {reason}")
         for path, count in sorted(counts.items()):

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -11,8 +11,9 @@ from typing import Self
 
 from stream.broker import layout, ports, process, runtime
 from stream.broker.errors import BrokerError, PortTakenError
+from stream.broker.process import folder_in_use
 from stream.broker.progress import show_progress
-from stream.broker.status import jvm_pid, write_state
+from stream.broker.status import is_running, jvm_pid, write_state
 
 HEAP_MB = 1024
 PORT_RACES_MAX = 3
@@ -30,7 +31,6 @@ class EmbeddedBroker:
         data: its data folder; made if missing. What is in it stays when the broker stops.
         port: where clients connect; None for one that is free.
         heap_mb: the JVM's heap.
-        jvm_options: more options for the JVM.
         outlive_parent: it goes on when this process ends (`broker start`); `stream.broker.status` finds and stops it.
     """
 
@@ -40,13 +40,11 @@ class EmbeddedBroker:
         *,
         port: int | None = None,
         heap_mb: int = HEAP_MB,
-        jvm_options: Sequence[str] = (),
         outlive_parent: bool = False,
     ) -> None:
         self.data = data.absolute()
         self._port = port
         self._heap_mb = heap_mb
-        self._jvm_options = tuple(jvm_options)
         self._outlive_parent = outlive_parent
         self._ports: layout.Ports | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,6 +82,9 @@ class EmbeddedBroker:
         """
         if self._process is not None and self._process.poll() is None:
             return
+        if is_running(self.data):
+            # The supervisor's lock would refuse it too, but the running broker's files would be written over by then.
+            raise folder_in_use(self.data)
         with show_progress() as progress:
             made = runtime.prepare(progress)
         for race in range(1, PORT_RACES_MAX + 1):
@@ -104,7 +105,7 @@ class EmbeddedBroker:
         except OSError as error:
             message = f"the data folder {self.data} cannot be used ({error}). Choose another one with --data-dir."
             raise BrokerError(message) from error
-        command = process.java_command(made, self.data, self._heap_mb, self._jvm_options)
+        command = process.java_command(made, self.data, self._heap_mb)
         self._process = process.start(command, self.data, outlive_parent=self._outlive_parent)
         try:
             process.wait_until_ready(self._process, self.data, chosen, timeout_s)
@@ -147,11 +148,10 @@ class EmbeddedBroker:
 
 
 @contextmanager
-def broker_from_environment(data: Path | None = None) -> Iterator[str]:
+def broker_from_environment() -> Iterator[str]:
     """The bootstrap address of KAFKA_BOOTSTRAP's cluster, else of an embedded broker that lives as long as the context.
 
-    Args:
-        data: the embedded broker's data folder; without one, a temporary folder that is deleted at the end.
+    The embedded broker's data folder is a temporary one and is deleted at the end.
 
     Raises:
         BrokerError: neither could be had.
@@ -160,10 +160,6 @@ def broker_from_environment(data: Path | None = None) -> Iterator[str]:
     if given:
         check_reachable(given)
         yield given
-        return
-    if data is not None:
-        with EmbeddedBroker(data) as broker:
-            yield broker.bootstrap
         return
     with tempfile.TemporaryDirectory(prefix="offerstream-broker-", ignore_cleanup_errors=True) as folder:
         broker = EmbeddedBroker(Path(folder))

@@ -32,7 +32,7 @@ class Runtime:
     aot_cache: Path | None  # the JVM's ahead-of-time cache of loaded classes; None: it starts without, slower
 
 
-def java_command(runtime: Runtime, data: Path, heap_mb: int, jvm_options: Sequence[str]) -> list[str]:
+def java_command(runtime: Runtime, data: Path, heap_mb: int, jvm_options: Sequence[str] = ()) -> list[str]:
     """The command line of the JVM.
 
     One small heap, the collector with the least overhead on two cores, no temporary files outside the data folder, no
@@ -123,10 +123,15 @@ EXPLANATIONS = (
 )
 
 
+def folder_in_use(data: Path) -> BrokerError:
+    """What is said to a second broker in one folder."""
+    return BrokerError(f"a broker is running in {data} already. Stop it, or choose another folder with --data-dir.")
+
+
 def explain(data: Path, ports: Ports, status: int) -> BrokerError:
     """Why the broker ended before it was ready, and what to do."""
     if status == supervisor.EXIT_FOLDER_IN_USE:
-        return BrokerError(f"a broker is running in {data} already. Stop it, or choose another folder with --data-dir.")
+        return folder_in_use(data)
     logs = [data / "logs" / name for name in ("jvm.log", "server.log")]
     text = "\n".join(log.read_text(encoding="utf-8", errors="replace") for log in logs if log.exists())
     if "Address already in use" in text:

@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from stream.broker import embedded, ports
+from stream.broker import embedded, ports, status
 from stream.broker.embedded import EmbeddedBroker, broker_from_environment
 from stream.broker.errors import BrokerError
 
@@ -210,8 +210,11 @@ def test_ctrl_c_at_any_moment_leaves_no_process(tmp_path: Path, after_s: float) 
 def test_one_broker_a_folder(server: EmbeddedBroker) -> None:
     server.start()
     second = EmbeddedBroker(server.data)
+    before = {path: path.read_bytes() for path in server.data.glob("*.*")}
     with pytest.raises(BrokerError, match=r"running in .* already"):
         second.start()
+    assert {path: path.read_bytes() for path in server.data.glob("*.*")} == before
+    assert status.state(server.data).bootstrap == server.bootstrap
     assert AdminClient({"bootstrap.servers": server.bootstrap}).list_topics(timeout=10).brokers
 
 
@@ -281,9 +284,10 @@ def test_the_environments_cluster_is_used_as_it_is(
     broker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP", broker)
-    with broker_from_environment(tmp_path / "unused") as bootstrap:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with broker_from_environment() as bootstrap:
         assert bootstrap == broker
-    assert not (tmp_path / "unused").exists()
+        assert list(tmp_path.iterdir()) == []
     dead = f"127.0.0.1:{ports.free_ports(None).broker}"
     with pytest.raises(BrokerError, match="KAFKA_BOOTSTRAP"):
         embedded.check_reachable(dead, timeout_s=1)
