@@ -63,6 +63,7 @@ class BadLineError(ValueError):
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 _NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{0,20})?([eE][+-]?\d{1,3})?", re.ASCII)
+_SIMPLE_AMOUNT = re.compile(r"(\d{1,8})(?:\.(\d{1,4}))?", re.ASCII)
 _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
 _UTC_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -136,6 +137,10 @@ def minor(text: str, column: str, decimals: int = 2) -> int:
     Raises:
         BadLineError: no number, negative, too large, or with a fraction of a minor unit.
     """
+    if simple := _SIMPLE_AMOUNT.fullmatch(text):  # nearly all are: a third of the time
+        units, fraction = simple[1], simple[2] or ""
+        if len(fraction) <= decimals:
+            return int(units + fraction.ljust(decimals, "0"))
     amount = decimal(text, column).scaleb(decimals)
     if amount != amount.to_integral_value():
         raise BadLineError("amount", f"{column}: {text[:40]} has more than {decimals} decimals")

@@ -3,15 +3,18 @@ import gzip
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream.errors import SettingsError
 from stream.kafka.codec import Click, Order
-from stream.shop.fields import Broken, Event, Item, LeftOut
+from stream.shop.fields import BadLineError, Broken, Event, Item, LeftOut, minor
 from stream.shop.formats import FORMATS
 from stream.shop.lines import LINE_BYTES_MAX, LineSource
 
@@ -365,3 +368,19 @@ def test_completejourney_file_whole(shared_data: Path) -> None:
     assert {o.order_id: o.discount_minor for o in orders} == {b: int(d * 100) for b, d in off.items()}
     assert {o.order_id: len(o.lines or ()) for o in orders} == count
     assert len({o.event_id for o in orders}) == len(orders)
+
+
+@given(
+    st.one_of(
+        st.from_regex(r"[0-9]{1,12}(\.[0-9]{0,6})?", fullmatch=True),
+        st.from_regex(r"[+-]?[0-9]{1,4}(\.[0-9]{0,3})?([eE][+-]?[0-9]{1,2})?", fullmatch=True),
+    ),
+    st.sampled_from([0, 2, 3]),
+)
+def test_amounts_are_exact(text: str, decimals: int) -> None:
+    exact = Fraction(text) * 10**decimals
+    if exact.denominator == 1 and 0 <= exact <= 10**12:
+        assert minor(text, "amount", decimals) == exact
+    else:
+        with pytest.raises(BadLineError):
+            minor(text, "amount", decimals)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from stream.kafka.decode import decode
 from stream.kafka.partitioner import partitions
 from stream.settings import Settings
 from stream.shop.replay import BROKEN_SHOWN_MAX, replay
@@ -225,31 +223,3 @@ def test_ctrl_c_says_what_was_published(tmp_path: Path, environment: Settings, p
     assert summary["interrupted"]
     assert 0 < summary["events_published"] == len(published("clickstream")) < 9_999
     assert b"Traceback" not in shown
-
-
-FILES = {
-    "taobao_two_hours": ("taobao", {"clickstream": 94_024, "orders": 2_144, "customers": 58_732}),
-    "rees46_views": ("rees46", {"clickstream": 10_200, "orders": 125}),
-    "completejourney_transactions_300_households": ("completejourney", {"orders": 25_196, "customers": 300}),
-}
-"""What SOURCE.md and the readers' own whole-file tests say of these files."""
-
-
-@pytest.mark.parametrize("name", list(FILES))
-def test_whole_files_reach_kafka_and_a_worker_refuses_nothing(
-    shared_data: Path, tmp_path: Path, environment: Settings, published: Published, name: str
-) -> None:
-    format_, expected = FILES[name]
-    summary, _ = run(tmp_path, str(shared_data / f"{name}.csv.gz"), "--format", format_)
-    assert expected.items() <= summary["by_topic"].items()
-    decoded: Counter[str] = Counter()
-    for source in summary["by_topic"]:
-        records = published(source)
-        for partition in range(N_PARTITIONS):
-            mine = [r for r in records if r.partition == partition]
-            batch = decode(source, mine, partition, N_PARTITIONS, environment.currency)
-            assert not batch.dead
-            assert not batch.unknown_fields
-            decoded[source] += len(batch.events)
-    assert decoded == summary["by_topic"]
-    assert decoded.total() == summary["events_published"]
