@@ -24,6 +24,10 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 
+FETCH_WAIT_MS = 20
+"""How long a broker may hold a fetch that finds nothing."""
+
+
 class EventBatch(NamedTuple):
     """What one poll brought of one partition."""
 
@@ -109,7 +113,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         # The driver takes neither as a setting. Both are read when the consumer starts.
         consumer._isolation_level = "read_committed"  # noqa: SLF001
         consumer._auto_offset_reset = "none"  # noqa: SLF001
-        consumer._fetch_max_wait_ms = 500  # noqa: SLF001
+        # One request a broker is under way at a time. While one waits for news of partitions that have none, those that
+        # have been drained meanwhile are not asked for.
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001
         return consumer
 
     async def _fetch_records(
