@@ -96,19 +96,21 @@ def shop_log(
     prefix: str,
     *,
     late_ms: int = HOUR_MS,
-    duplicates: float = 0.05,
+    duplicates: float = 0.1,
 ) -> list[Event]:
     """`n` events that a shop's producers might publish now: mostly recent, some up to `late_ms` old, some twice.
 
-    A duplicate follows within the user's next events, where rows still remember the id.
+    A duplicate follows at once, and only of users who have few events: a row remembers the last 16, and where the
+    copies come in two batches, all that the second one holds of the user may be applied between them.
     """
     weights = [1 / (3 + rank) for rank in range(len(users))]
     log: list[Event] = []
     while len(log) < n:
-        user = draw.choices(users, weights)[0]
+        rank = draw.choices(range(len(users)), weights)[0]
+        user = users[rank]
         age_ms = draw.choice([0, 0, draw.randint(0, 60_000), draw.randint(0, late_ms)])
         log.append(_one(draw, user, f"{prefix}-{len(log)}", now_ms + len(log) - age_ms))
-        if draw.random() < duplicates:
+        if rank >= 10 and draw.random() < duplicates:
             log.append(log[-1])
     return log
 

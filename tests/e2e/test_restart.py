@@ -15,6 +15,7 @@ from stream.scoring.model import Model
 from tests.e2e import expect
 from tests.e2e.harness import Site, Worker
 from tests.e2e.logs import profile, shop_log
+from tests.faults.crashing_worker import CrashingWorker, Orders
 
 USERS = [f"user-{i}" for i in range(120)]
 
@@ -173,4 +174,27 @@ def test_workers_share_partitions_and_lose_nothing(
         publish_some(site, draw)
         first.wait_serving(times=5)
         site.wait_applied([first])
+    expect.check_all(site, [model])
+
+
+def test_rebalances_in_the_middle_of_a_backlog(
+    broker: str, topic_prefix: str, tmp_path: Path, model: Model, model_file: bytes
+) -> None:
+    """Polls are cut short, batches dropped and read again: what was fetched and not handed on must come back."""
+    site = Site(broker, topic_prefix, tmp_path, partitions=4)
+    site.publish_model(model_file, model.hex)
+    site.publish(shop_log(Random(7), 4_000, USERS, now_ms(), "backlog", duplicates=0))
+    small = {"batch_rows": 10, "hot_rows": 1_000, "commit_interval_ms": 500}
+    slow = Orders(mutation="slow")
+    with CrashingWorker(site, slow, data_dir=tmp_path / "a", **small) as first:
+        first.wait_serving()
+        for guest in "bcd":
+            with CrashingWorker(site, slow, data_dir=tmp_path / guest, **small) as second:
+                second.wait_serving()
+                time.sleep(0.5)
+                if guest == "c":
+                    second.kill()
+        assert site.behind(), "too quick: the backlog was gone before the last rebalance"
+    with site.worker(data_dir=tmp_path / "a") as last:
+        site.wait_applied([last])
     expect.check_all(site, [model])

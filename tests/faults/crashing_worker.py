@@ -181,8 +181,19 @@ def without_row_fence() -> None:
     row.unpack = unfenced
 
 
+def slowly(owner: Any, name: str, by_s: float) -> None:
+    """Make a method take longer."""
+    method: _Method = getattr(owner, name)
+
+    def wrapped(*args: Any) -> Any:
+        time.sleep(by_s)
+        return method(*args)
+
+    setattr(owner, name, wrapped)
+
+
 class Orders(NamedTuple):
-    """How a worker is to end, if it is, and which rule of the protocol it breaks, if any."""
+    """How a worker is to end, if it is, and what is wrong with it besides, if anything."""
 
     point: str = ""
     nth: int = 1
@@ -201,6 +212,8 @@ def run(orders: Orders, file: str, log: str, environment: Mapping[str, str]) -> 
         without_row_fence()
     if orders.mutation.startswith("raise_in_"):
         setattr(topology, orders.mutation.removeprefix("raise_in_"), lambda *_: 1 // 0)
+    if orders.mutation == "slow":
+        slowly(topology, "absorb", 0.02)
     if orders.point:
         arm[orders.point](Crash(orders.point, orders.nth, file))
     sys.argv = ["worker"]
