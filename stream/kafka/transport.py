@@ -181,7 +181,7 @@ class Consumer(driver.Consumer):
         partitions = self.partitions
         wanted = {tp: found for tp, found in records.items() if tp.topic in partitions.source_of}
         # The set of active partitions may have changed during the poll: what was paused meanwhile is read again later.
-        taken = {tp for tp in wanted if tp in self._active_partitions or tp in self._buffered_partitions}
+        taken = wanted.keys() & self._active_partitions
         if len(taken) < len(wanted):
             await self._seek_to({tp: found[0].offset for tp, found in wanted.items() if tp not in taken})
         waiting = {tp.partition for tp in taken if self._thread.waits(tp)}
@@ -215,6 +215,13 @@ class Consumer(driver.Consumer):
                     generation_id=generation,
                 ),
             )
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Nothing: handing on a batch waits until there is room, and that is bound enough.
+
+        Faust would leave the partition out of the polls that follow; one of those then waits a second for partitions that
+        have nothing, while batches of this one could be worked on.
+        """
 
     async def perform_seek(self) -> None:
         """Seek every source partition to where its rows stand."""
