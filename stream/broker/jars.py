@@ -111,6 +111,7 @@ def fetch_jars(folder: Path, progress: Progress) -> bool:
     if not wanted:
         return False
     # Imported here: who has the jars needs no downloader.
+    import truststore  # noqa: PLC0415
     from jgo.config import GlobalSettings  # noqa: PLC0415
     from jgo.maven import MavenContext  # noqa: PLC0415
 
@@ -121,6 +122,8 @@ def fetch_jars(folder: Path, progress: Progress) -> bool:
     with tempfile.TemporaryDirectory(dir=folder, prefix="fetch-") as scratch:
         maven = MavenContext(repo_cache=Path(scratch), local_repos=[], remote_repos=mirrors, timeout=DOWNLOAD_TIMEOUT_S)
         pool = ThreadPoolExecutor(DOWNLOADS_AT_ONCE)
+        # Besides the certificates that requests brings, the system's are good: a company's proxy has one of its own.
+        truststore.inject_into_ssl()
         try:
             futures = [pool.submit(_fetch_one, maven, jar, target) for jar in wanted]
             for done, future in enumerate(as_completed(futures), start=1):
@@ -129,6 +132,7 @@ def fetch_jars(folder: Path, progress: Progress) -> bool:
         finally:
             # After an error or Ctrl-C: what has not begun does not begin.
             pool.shutdown(wait=True, cancel_futures=True)
+            truststore.extract_from_ssl()
     return True
 
 

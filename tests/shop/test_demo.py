@@ -109,6 +109,7 @@ def test_the_whole_demo(tmp_path: Path) -> None:
 MOMENTS = ("Kafka", "topics and a worker", "warm-up", "customers are in the shop", "offers are made")
 
 
+@pytest.mark.needs_broker
 @pytest.mark.parametrize(
     ("moment", "signal_"),
     [
