@@ -23,7 +23,6 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-
 FETCH_WAIT_MS = 20
 """How long a broker may hold a fetch that finds nothing."""
 
@@ -219,8 +218,8 @@ class Consumer(driver.Consumer):
     def on_buffer_full(self, tp: TP) -> None:
         """Nothing: handing on a batch waits until there is room, and that is bound enough.
 
-        Faust would leave the partition out of the polls that follow; one of those then waits a second for partitions that
-        have nothing, while batches of this one could be worked on.
+        Faust would leave the partition out of the polls that follow; one of those then waits a second for partitions
+        that have nothing, while batches of this one could be worked on.
         """
 
     async def perform_seek(self) -> None:
