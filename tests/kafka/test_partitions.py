@@ -1,0 +1,109 @@
+"""What a worker's partitions do when the group hands them round: kept, dropped, taken over anew, abandoned."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faust.types import TP
+
+from stream.core.events import SOURCES
+from stream.kafka.partitions import Partitions
+from stream.kafka.producer import BulkProducer
+from stream.topology import process
+from tests.e2e import expect
+from tests.e2e.harness import Site
+from tests.kafka.test_partition import NOTHING, Room, clicks
+
+
+@pytest.fixture
+def site(broker: str, topic_prefix: str, tmp_path: Path) -> Site:
+    return Site(broker, topic_prefix, tmp_path, partitions=1)
+
+
+def ours() -> bool:
+    return True
+
+
+def test_positions_of_what_is_open(site: Site) -> None:
+    async def story() -> None:
+        room = Room(site)
+        partitions = Partitions(room.shared)
+        assert partitions.positions() == partitions.committable() == {}
+        assert await partitions.take_over({0}, ours)
+        at_zero = {TP(site.settings.topic(source), 0): 0 for source in SOURCES}
+        assert partitions.positions() == partitions.committable() == at_zero
+        clicked = TP(site.settings.topic("clickstream"), 0)
+        await partitions[0].apply(room.batch(clicks(5), 0, more_waits=True), NOTHING)
+        assert partitions.positions() == at_zero | {clicked: 5}
+        await partitions.drain()
+        assert partitions.committable() == at_zero | {clicked: 5}
+        assert partitions.rows_hot() == 5
+        assert await partitions.take_over(set(), ours)
+        assert len(partitions) == 0
+        assert partitions.positions() == {}
+        await partitions.close()
+
+    asyncio.run(story())
+
+
+def test_a_partition_that_stays_keeps_its_rows(site: Site) -> None:
+    async def story() -> None:
+        room = Room(site)
+        partitions = Partitions(room.shared)
+        await partitions.take_over({0}, ours)
+        first = partitions[0]
+        await first.apply(room.batch(clicks(5), 0), NOTHING)
+        await partitions.drain()
+        assert await partitions.take_over({0}, ours)
+        assert partitions[0] is first
+        # Somebody else owned it meanwhile and wrote rows: what is in memory is old.
+        other = BulkProducer(site.settings, 0)
+        other.send(site.settings.changelog, [b"user-x"], [next(iter(site.packed_rows().values()))])
+        other.flush()
+        other.close()
+        assert await partitions.take_over({0}, ours)
+        assert partitions[0] is not first
+        assert partitions.rows_stored() >= 6
+        await partitions.close()
+
+    asyncio.run(story())
+
+
+def test_nothing_is_taken_over_for_a_generation_that_is_gone(site: Site) -> None:
+    async def story() -> None:
+        partitions = Partitions(Room(site).shared)
+        assert not await partitions.take_over({0}, lambda: False)
+        assert len(partitions) == 0
+
+    asyncio.run(story())
+
+
+def test_a_partition_that_is_not_drained_in_time_is_abandoned_uncommitted(site: Site) -> None:
+    """The group does not wait for ever: the batch in work is forgotten here and read again by the next owner."""
+
+    def slow(*args: Any) -> Any:
+        time.sleep(2)
+        return process(*args)
+
+    async def story() -> None:
+        room = Room(site, drain_timeout_ms=200)
+        vars(room.shared)["process"] = slow
+        partitions = Partitions(room.shared)
+        await partitions.take_over({0}, ours)
+        applying = asyncio.create_task(partitions[0].apply(room.batch(clicks(5), 0), NOTHING))
+        await asyncio.sleep(0.3)
+        began_s = time.monotonic()
+        await partitions.drain()
+        assert time.monotonic() - began_s < 4
+        assert len(partitions) == 0
+        await applying
+        assert site.applied() == {}
+        assert not room.fatal
+        await partitions.close()
+
+    asyncio.run(story())
+    with site.worker() as worker:
+        site.wait_applied([worker])
+    expect.check_all(site, [])
