@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from stream.kafka.codec import DEAD_VALUE_BYTES_MAX, VALUE_BYTES_MAX
 from stream.scoring.model import Model
 from tests.e2e import expect
 from tests.e2e.harness import Event, Site
-from tests.e2e.logs import shop_log
+from tests.e2e.logs import shop_log, trigger
 from tests.kafka.test_decode import GOOD, KEYS, NOW_MS, POISON, dump, with_
 
 
@@ -96,3 +97,32 @@ def test_more_dead_letters_than_a_producer_holds(site: Site) -> None:
         site.wait_applied([worker])
         assert worker.outcomes() == {"applied": 0, "duplicate": 0, "fenced": 0, "dead": 120}
     assert len(site.out("dead-letters")) == 120
+
+
+def test_a_tenth_of_poison_costs_at_most_a_third_of_the_throughput(
+    broker: str, topic_prefix: str, tmp_path: Path, model: Model, model_file: bytes
+) -> None:
+    """A backlog without and with it, each twice: the quicker time counts."""
+    n = 60_000
+    now_ms = time.time_ns() // 1_000_000
+    users = [f"user-{i}" for i in range(2_000)]
+    clean = [trigger(users[i % len(users)], f"e{i}", now_ms, product_id=f"p{i % 50}") for i in range(n)]
+    small = [value for source, value, _, _ in POISON if source == "clickstream" and len(value or b"") < 5_000]
+    dirty = [e._replace(value=small[i // 10 % len(small)]) if i % 10 == 0 else e for i, e in enumerate(clean)]
+
+    def seconds(log: list[Event], name: str) -> float:
+        site = Site(broker, f"{topic_prefix}{name}-", tmp_path / name)
+        site.publish_model(model_file, model.hex)
+        site.publish(log)
+        with site.worker(decision_sample=0.01) as worker:
+            worker.wait_serving()
+            began_s = time.monotonic()
+            site.wait_applied([worker])
+            took_s = time.monotonic() - began_s
+            assert worker.outcomes()["dead"] == sum(e.value in small for e in log)
+        return took_s
+
+    with_poison = min(seconds(dirty, f"dirty-{i}") for i in range(2))
+    without = min(seconds(clean, f"clean-{i}") for i in range(2))
+    print(f"{n} events: {without:.2f} s, with a tenth of poison {with_poison:.2f} s")
+    assert with_poison < 1.5 * without

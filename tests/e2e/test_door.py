@@ -164,12 +164,12 @@ def test_a_bug_ends_the_process_without_committing(site: Site, place: str) -> No
     before = site.applied()
     now_ms = time.time_ns() // 1_000_000
     site.publish([trigger(f"u{i}", f"later{i}", now_ms) for i in range(40)])
-    with CrashingWorker(site, Orders(mutation=f"raise_in_{place}")) as worker:
+    with CrashingWorker(site, Orders(mutation=f"raise_in_{place}"), instance_id="one") as worker:
         assert worker.wait(30) == 70
         assert "ZeroDivisionError" in worker.log()
         assert "ending without committing" in worker.log()
     assert site.applied() == before
-    with site.worker() as worker:
+    with site.worker(instance_id="one") as worker:
         site.wait_applied([worker])
     expect.check_all(site, [])
 

@@ -58,11 +58,11 @@ def test_killed_with_nothing_flushed_it_replays_the_tail(site: Site, model: Mode
     draw = Random(2)
     site.publish_model(model_file, model.hex)
     publish_some(site, draw)
-    with site.worker() as worker:
+    with site.worker(instance_id="one") as worker:
         site.wait_applied([worker])
         worker.kill()
     publish_some(site, draw)
-    with site.worker() as worker:
+    with site.worker(instance_id="one") as worker:
         assert restored(worker) >= len(USERS) / 2
         site.wait_applied([worker])
     expect.check_all(site, [model])
@@ -124,7 +124,7 @@ def test_a_table_that_rots_is_found_when_it_is_read(site: Site, model: Model, mo
     draw = Random(5)
     site.publish_model(model_file, model.hex)
     publish_some(site, draw, 200)
-    with site.worker() as worker:
+    with site.worker(instance_id="one") as worker:
         site.wait_applied([worker])
     store = site.settings.data_dir / site.settings.app_id / "0"
     (table,) = (store / "rows").glob("*.sst")
@@ -132,11 +132,11 @@ def test_a_table_that_rots_is_found_when_it_is_read(site: Site, model: Model, mo
     content[100 : len(content) // 2] = bytes(len(content) // 2 - 100)
     table.write_bytes(content)
     publish_some(site, draw, 200)
-    with site.worker() as worker:
+    with site.worker(instance_id="one") as worker:
         code = worker.wait(30)
         assert code == 1, worker.log()
         assert "StoreCorruptError" in worker.log()
-    with site.worker() as worker:
+    with site.worker(instance_id="one") as worker:
         worker.wait_serving()
         assert "local store set aside" in worker.log()
         site.wait_applied([worker])
