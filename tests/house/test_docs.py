@@ -1,10 +1,7 @@
 """The pages say what is there: the command line's page is what the commands say, links lead somewhere."""
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 import subprocess
 import sys
 from pathlib import Path
