@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -34,6 +35,7 @@ def validate(document: object, currency: str = "") -> list[Problem]:
     except UnicodeEncodeError:
         return [Problem((), "holds half a surrogate pair, which no text can")]
     problems = [problem for error in _validator().iter_errors(document) for problem in explain(error)]
+    problems += _check_numbers(document, ())
     broken = {problem.path for problem in problems}
 
     def sound(*path: str | int) -> bool:
@@ -78,6 +80,18 @@ def _validator() -> Draft202012Validator:
 
 
 Sound = Callable[..., bool]
+
+
+def _check_numbers(value: object, path: Path) -> Iterator[Problem]:
+    """The schema lets a NaN through: it is not below any minimum, nor above any maximum."""
+    if isinstance(value, float) and math.isnan(value):
+        yield Problem(path, "must be a number, this is NaN")
+    elif isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from _check_numbers(below, (*path, name))
+    elif isinstance(value, list):
+        for i, below in enumerate(value):
+            yield from _check_numbers(below, (*path, i))
 
 
 def _check_dates(document: Document, sound: Sound) -> Iterator[Problem]:

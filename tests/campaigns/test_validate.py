@@ -137,6 +137,7 @@ LINEAR = {"kind": "linear", "a": 0.3, "b": 0.0, "min": 0.0, "max": 0.3, "arm": "
         (("arms", 1, "tiers", 1, "off_minor"), 9001, "arms[1].tiers[1].off_minor", "more than the minimum spend"),
         (("arms", 2, "value_minor"), -5, "arms[2].value_minor", "must be at least 1"),
         (("arms", 2, "value_minor"), 10**12 + 1, "arms[2].value_minor", "must be at most 1000000000000"),
+        (("holdout",), float("nan"), "holdout", "must be a number, this is NaN"),
         (("policy",), GONE, "", "the field 'policy' is missing"),
         (("policy", "kind"), "profit", "policy.kind", "is not one of threshold, frequency, linear, segment"),
         (("policy", "arms", "new"), "tenn", "policy.arms.new", "there is no arm 'tenn'; did you mean 'ten'?"),
