@@ -43,7 +43,13 @@ KAFKA_TIMEOUT_S = 5
 
 # What a worker loads that is compiled: being installed does not yet mean that it runs on this system.
 COMPILED = ("numpy", "onnxruntime", "rocksdict", "confluent_kafka", "aiokafka", "msgspec", "xxhash", "cramjam")
-EXTRAS = {"training": "making models", "demo": "the embedded broker and `make demo`", "dev": "the tests"}
+EXTRAS = {
+    "training": "making models",
+    "explain": "why a score is what it is",
+    "signing": "signed model files",
+    "demo": "the embedded broker and `make demo`",
+    "dev": "the tests",
+}
 
 Level = Literal["ok", "note", "bad"]
 

@@ -23,7 +23,10 @@ TRAINING_MAY = (
     "stream.shop.mapping",
 )
 # What a worker's install does not have.
-NOT_IN_A_WORKER = ("tensorflow", "keras", "tf2onnx", "onnx", "sklearn", "matplotlib", "pyarrow")
+NOT_IN_A_WORKER = (
+    *("tensorflow", "keras", "tf2onnx", "onnx", "skl2onnx", "sklearn", "statsmodels"),
+    *("matplotlib", "pyarrow", "dask", "distributed", "shap"),
+)
 DEVELOPMENT = ("pytest", "hypothesis", "psutil", "tests")
 
 

@@ -78,7 +78,7 @@ def test_a_worker_gets_the_same_versions_and_nothing_of_the_extras() -> None:
         assert [str(line) for line, _ in lines] == [str(line) for line, _ in every[name]]
     extras = {
         canonicalize_name(Requirement(text).name)
-        for extra in ("training", "demo", "dev")
+        for extra in ("training", "explain", "signing", "demo", "dev")
         for text in PROJECT["optional-dependencies"][extra]
     }
     assert not extras & worker.keys()

@@ -48,7 +48,7 @@ def test_a_worker_can_run_there_and_only_extras_are_missing(python: Path, tmp_pa
     assert report["ok"]
     levels = {check["what"]: check["level"] for check in report["checks"]}
     assert levels["a worker's packages"] == "ok"
-    assert {levels[f"extra {extra!r}"] for extra in ("training", "demo", "dev")} == {"note"}
+    assert {levels[f"extra {extra!r}"] for extra in ("training", "explain", "signing", "demo", "dev")} == {"note"}
 
 
 def test_every_file_of_the_packages_is_installed(python: Path, tmp_path: Path) -> None:
