@@ -5,6 +5,7 @@ that the broker refuses, or that cannot be delivered in time, is raised by the n
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -56,20 +57,20 @@ class BulkProducer:
     def send(self, topic: str, keys: Iterable[bytes], values: Iterable[bytes]) -> None:
         """Hand over records; they are out after `flush`.
 
+        All in one call: `produce` lets go of Python's lock and takes it again for every record, and each time the
+        compute thread is held up. That alone cost a third of the throughput.
+
+        Records are handed over in order, until the queue is full in their midst: then those that found no room follow
+        behind.
+
         Raises:
             DeliveryError: one cannot be sent, or an earlier one was not.
         """
         self._check()
-        produce, note, partition = self._producer.produce, self._note, self._partition
-        for key, value in zip(keys, values, strict=True):
-            while True:
-                try:
-                    produce(topic, value, key, partition, note)
-                    break
-                except BufferError:
-                    self._make_room()
-                except KafkaException as e:  # larger than any broker takes
-                    raise self._not_delivered(e.args[0]) from e
+        messages = [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
+        while messages:
+            self._producer.produce_batch(topic, messages, self._partition, self._note)
+            messages = self._not_taken(messages)
 
     def send_with_headers(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None, list[Header]]]) -> None:
         """As `send`, records that have headers."""
@@ -93,6 +94,17 @@ class BulkProducer:
         self.send(topic, [key], [value])
         self.flush()
         return self._last_offset
+
+    def _not_taken(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those for which the queue had no room, once it has some."""
+        left = [message for message in messages if "_error" in message]
+        for message in left:
+            error = message.pop("_error")
+            if error.code() != KafkaError._QUEUE_FULL:  # noqa: SLF001 larger than any broker takes
+                raise self._not_delivered(error)
+        if left:
+            self._make_room()
+        return left
 
     def _make_room(self) -> None:
         """The queue of librdkafka is full: let it send."""
