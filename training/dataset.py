@@ -118,6 +118,11 @@ def of_users(dataset: Dataset, chosen: NDArray[np.bool_]) -> Dataset:
     )
 
 
+TEST_SHARE = 0.2
+VALID_SHARE = 0.1
+"""Of the users."""
+
+
 class Split(NamedTuple):
     """Users, each on one side only."""
 
@@ -126,7 +131,7 @@ class Split(NamedTuple):
     test: Dataset
 
 
-def split_by_user(dataset: Dataset, valid: float = 0.1, test: float = 0.2) -> Split:
+def split_by_user(dataset: Dataset) -> Split:
     """By a hash of the user: the same user falls on the same side in every run, whatever else the log holds.
 
     Raises:
@@ -134,9 +139,9 @@ def split_by_user(dataset: Dataset, valid: float = 0.1, test: float = 0.2) -> Sp
     """
     place = _mix(dataset.user).astype(np.float64) / 2.0**64
     sides = {
-        "test": place < test,
-        "validation": (place >= test) & (place < test + valid),
-        "training": place >= test + valid,
+        "test": place < TEST_SHARE,
+        "validation": (place >= TEST_SHARE) & (place < TEST_SHARE + VALID_SHARE),
+        "training": place >= TEST_SHARE + VALID_SHARE,
     }
     parts = {name: of_users(dataset, chosen) for name, chosen in sides.items()}
     for name, part in parts.items():

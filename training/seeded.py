@@ -19,17 +19,17 @@ from training.artefact import golden_examples, with_metadata
 from training.prepare import DEVIATION_MAX, FLAG_VALUES, FLAGGED, HOUR, KIND, hour_table, kind_table, standard
 
 N_UNITS = 50
+HORIZON_MS = 3_600_000  # what the metadata claim
 OPSET = 17
 IR_VERSION = 8  # what came with opset 17: old runtimes read it too
 
 
-def seeded_model(seed: int = 1, arms: Sequence[str] = ("none",), horizon_ms: int = 3_600_000) -> bytes:
+def seeded_model(seed: int = 1, arms: Sequence[str] = ("none",)) -> bytes:
     """A single-step LSTM(50) with a dense head, metadata and golden examples: passes `stream.scoring.model.load`.
 
     Args:
         seed: draws weights and golden examples.
         arms: names of the score's columns, the first is "none".
-        horizon_ms: what the metadata claim.
     """
     rng = np.random.default_rng(seed)
     steps = rng.integers(0, 256, (8, 12, N_FEATURES), np.uint8)
@@ -41,7 +41,7 @@ def seeded_model(seed: int = 1, arms: Sequence[str] = ("none",), horizon_ms: int
         kind=KIND_RECURRENT,
         architecture="lstm",
         arms=tuple(arms),
-        horizon_ms=horizon_ms,
+        horizon_ms=HORIZON_MS,
         state=state,
         golden=golden_examples(bare, steps, state),
         data={"seed": seed},

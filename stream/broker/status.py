@@ -19,6 +19,9 @@ from stream.broker.supervisor import STOP_TIMEOUT_S
 
 POLL_S = 0.1
 
+WAIT_S = STOP_TIMEOUT_S + 5
+"""For a broker that was told to stop."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -82,7 +85,7 @@ def state(data: Path) -> State:
     )
 
 
-def stop(data: Path, timeout_s: float = STOP_TIMEOUT_S + 5) -> bool:
+def stop(data: Path) -> bool:
     """Stop the broker in the folder, in order; False if none runs there.
 
     Raises:
@@ -99,10 +102,10 @@ def stop(data: Path, timeout_s: float = STOP_TIMEOUT_S + 5) -> bool:
         except PermissionError as error:
             message = f"the broker in {data} belongs to another user (process {pid}); only they or root can stop it"
             raise BrokerError(message) from error
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + WAIT_S
     while is_running(data):
         if time.monotonic() > deadline:
-            message = f"the broker in {data} (process {pid}) did not end within {timeout_s:g} s"
+            message = f"the broker in {data} (process {pid}) did not end within {WAIT_S:g} s"
             raise BrokerError(message)
         time.sleep(POLL_S)
     return True

@@ -69,19 +69,14 @@ class Scraper:
 
     def __init__(self, port: int) -> None:
         self.latest = Sample()
-        self._base = f"http://127.0.0.1:{port}"
+        self._url = f"http://127.0.0.1:{port}/metrics"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
 
-    @property
-    def ready(self) -> bool:
-        """Whether the worker serves its partitions."""
-        return self._get("/readyz") is not None
-
     def read(self) -> Sample:
         """What it says now, or last said."""
-        text = self._get("/metrics")
+        text = self._get()
         if text is not None:
             self.latest = Sample(text)
         return self.latest
@@ -95,9 +90,9 @@ class Scraper:
         while not self._stop.wait(INTERVAL_S):
             self.read()
 
-    def _get(self, path: str) -> str | None:
+    def _get(self) -> str | None:
         try:
-            with urllib.request.urlopen(self._base + path, timeout=TIMEOUT_S) as answer:  # noqa: S310 - loopback
+            with urllib.request.urlopen(self._url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - loopback
                 text: str = answer.read().decode()
                 return text
         except (OSError, HTTPException):
