@@ -4,11 +4,10 @@ import hashlib
 import json
 from typing import Any, NamedTuple
 
+from stream.kafka.topics import publish_control, read_control
 from stream.scoring.artefact import Metadata, ModelRefused, Refusal, metadata_json
 from stream.scoring.control import CHAMPION_KEY, FILE_KEY_PREFIX, champion_sha256, file_key, pointer_json
 from stream.scoring.model import read_metadata
-from training.errors import TrainingError
-from training.topics import Record, Topics, publish
 
 
 class Published(NamedTuple):
@@ -36,28 +35,20 @@ def publish_champion(bootstrap: str, topic: str, data: bytes, now_ms: int) -> No
     """Publish a file that was verified, then point to it: in this order, so that no reader finds a pointer to nothing.
 
     Raises:
-        TrainingError: no broker answers, the topic is missing, or a record was not confirmed.
+        SetupError: no broker answers, or the topic is not as it has to be.
+        DeliveryError: a record was not confirmed.
     """
     sha256_hex = hashlib.sha256(data).hexdigest()
-    publish(bootstrap, topic, {file_key(sha256_hex): data, CHAMPION_KEY: pointer_json(sha256_hex, now_ms)})
+    publish_control(bootstrap, topic, {file_key(sha256_hex): data, CHAMPION_KEY: pointer_json(sha256_hex, now_ms)})
 
 
 def published(bootstrap: str, topic: str) -> list[Published]:
     """Every model in the topic, in the order of publication.
 
     Raises:
-        TrainingError: no broker answers, the topic is missing or has more than one partition.
+        SetupError: no broker answers, or the topic is not as it has to be.
     """
-    latest: dict[bytes, Record] = {}
-    with Topics(bootstrap) as topics:
-        count = topics.partitions([topic])[topic]
-        if count != 1:
-            raise TrainingError(f"the topic {topic} has {count} partitions, it must have 1")
-        for _, records in topics.read([(topic, 0)]):
-            for record in records:
-                if record.key is not None:
-                    latest.pop(record.key, None)
-                    latest[record.key] = record
+    latest = read_control(bootstrap, topic)
     pointer = latest.get(CHAMPION_KEY)
     try:
         champion = "" if pointer is None or pointer.value is None else champion_sha256(pointer.value)

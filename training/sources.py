@@ -3,7 +3,7 @@
 What a worker would refuse is refused here too and counted, so a model never learns from an event that no row has seen.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from stream.core.absorb import Events
 from stream.core.events import EVENT, SOURCES
 from stream.errors import SettingsError
 from stream.kafka.decode import Decoded, decode
+from stream.kafka.topics import CHUNK, Record, Topics
 from stream.shop.fields import Broken, LeftOut, Reader
 from stream.shop.fields import Event as Published
 from stream.shop.formats import FORMATS
@@ -22,10 +23,12 @@ from stream.shop.lines import LineSource
 from stream.shop.mapping import load_mapping
 from training.errors import TrainingError
 from training.log import Counts, EventLog, event_log
-from training.topics import CHUNK, Progress, Record, Topics
 
 Times = NDArray[np.int64]
 """[N], milliseconds."""
+
+Progress = Callable[[int, int], None]
+"""(done, total), in bytes of a file or in records of a broker; total 0 = unknown."""
 
 CURRENCY = "EUR"
 """Of amounts where neither the caller nor the format says."""
@@ -99,7 +102,7 @@ def _decoded_lines(
         if isinstance(item, Published):
             value = item.value
             encoded = msgspec.json.encode(value)
-            waiting.append(Record(item.source, value.user_id.encode(), encoded, number, value.time_ms))
+            waiting.append(Record(item.source, 0, value.user_id.encode(), encoded, number, value.time_ms, []))
         elif isinstance(item, Broken):
             tally.broken += 1
             tally.first_problem = tally.first_problem or f"{lines.name}, line {item.line}: {item.reason}: {item.detail}"
@@ -142,7 +145,8 @@ def read_topics(bootstrap: str, topic_prefix: str, currency: str, progress: Prog
         progress: told records.
 
     Raises:
-        TrainingError: no broker answers, topics are missing or have different partition counts, or records stop coming.
+        SetupError: no broker answers, topics are missing, or records stop coming.
+        TrainingError: the topics have different partition counts.
     """
     names = {source: topic_prefix + source for source in SOURCES}
     tally = _Tally()

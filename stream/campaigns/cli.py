@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
@@ -11,12 +12,12 @@ from zoneinfo import ZoneInfo
 import click
 
 from stream.campaigns import publish as plans
-from stream.campaigns import topic as kafka
 from stream.campaigns.control import Shop, compile_campaigns
 from stream.campaigns.files import load
 from stream.campaigns.problems import Problem
 from stream.campaigns.schema import document_schema
-from stream.errors import SetupError
+from stream.errors import OfferstreamError
+from stream.kafka.topics import publish_control, read_control
 from stream.settings import Settings
 
 INVALID = 2
@@ -109,7 +110,7 @@ def apply(files: tuple[Path, ...], currency: str, timezone: str, bootstrap: str,
     """Publish campaign files; workers take them over within seconds. All files or none."""
     documents = _load(files, currency)
     target = _target(bootstrap, topic_prefix)
-    records = _ask(kafka.read, target)
+    records = _read(target)
     changes, refusals = plans.plan_apply(documents, records, Shop(timezone, currency), _now_ms())
     if refusals:
         _refuse([f"{id_}: {problem}" for id_, problem in refusals], "nothing was published")
@@ -123,7 +124,7 @@ def apply(files: tuple[Path, ...], currency: str, timezone: str, bootstrap: str,
 @_target_options
 def list_(as_json: bool, currency: str, timezone: str, bootstrap: str, topic_prefix: str) -> None:
     """List what is published, in the order in which workers ask; invalid records too."""
-    records = _ask(kafka.read, _target(bootstrap, topic_prefix))
+    records = _read(_target(bootstrap, topic_prefix))
     in_force, refused = compile_campaigns(records, Shop(timezone, currency))
     lines = [
         {
@@ -152,7 +153,7 @@ def list_(as_json: bool, currency: str, timezone: str, bootstrap: str, topic_pre
 @_target_options
 def show(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
     """Print a published campaign as JSON."""
-    records = _ask(kafka.read, _target(bootstrap, topic_prefix))
+    records = _read(_target(bootstrap, topic_prefix))
     record = _change(plans.read_record, campaign_id, records)
     click.echo(json.dumps(record, ensure_ascii=False, indent=2))
 
@@ -163,7 +164,7 @@ def show(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
 def pause(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
     """Stop a campaign at once; `resume` puts it back."""
     target = _target(bootstrap, topic_prefix)
-    _send(target, [_change(plans.pause, campaign_id, _ask(kafka.read, target), _now_ms())])
+    _send(target, [_change(plans.pause, campaign_id, _read(target), _now_ms())])
 
 
 @campaigns.command()
@@ -172,7 +173,7 @@ def pause(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
 def resume(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
     """Take back `pause`."""
     target = _target(bootstrap, topic_prefix)
-    _send(target, [_change(plans.resume, campaign_id, _ask(kafka.read, target), _now_ms())])
+    _send(target, [_change(plans.resume, campaign_id, _read(target), _now_ms())])
 
 
 @campaigns.command()
@@ -181,10 +182,10 @@ def resume(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
 def delete(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
     """Delete a campaign, also one whose record cannot be read."""
     target = _target(bootstrap, topic_prefix)
-    records = _ask(kafka.read, target)
+    records = _read(target)
     if campaign_id not in records:
         _change(plans.read_record, campaign_id, records)
-    _ask(kafka.publish, target, {campaign_id: None})
+    _publish(target, {campaign_id: None})
     click.echo(f"{campaign_id}: deleted")
 
 
@@ -231,11 +232,24 @@ def _refuse(complaints: list[str], closing: str) -> None:
 Answer = TypeVar("Answer")
 
 
-def _ask(ask: Callable[..., Answer], target: Target, *arguments: object) -> Answer:
-    """Do something with the broker, or say why it cannot be done."""
+def _read(target: Target) -> dict[str, bytes]:
+    """What is published, by id."""
+    with _said():
+        records = read_control(target.bootstrap, target.topic)
+    return {key.decode("utf-8", "replace"): record.value for key, record in records.items() if record.value is not None}
+
+
+def _publish(target: Target, records: Mapping[str, bytes | None]) -> None:
+    with _said():
+        publish_control(target.bootstrap, target.topic, {key.encode(): value for key, value in records.items()})
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """What the broker cannot do is said, and the exit code is 1."""
     try:
-        return ask(target.bootstrap, target.topic, *arguments)
-    except SetupError as error:
+        yield
+    except OfferstreamError as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -249,6 +263,6 @@ def _change(change: Callable[..., Answer], *arguments: object) -> Answer:
 def _send(target: Target, changes: list[plans.Change]) -> None:
     records = {change.id: change.value for change in changes if change.value is not None}
     if records:
-        _ask(kafka.publish, target, records)
+        _publish(target, records)
     for change in changes:
         click.echo(f"{change.id}: {change.what}")

@@ -8,16 +8,22 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 import click
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, NewTopic, ResourceType, TopicDescription
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import ConfigEntry, ConfigResource, NewTopic, ResourceType
 from rich.console import Console
 from rich.table import Table
 
 from stream.errors import SetupError
+from stream.kafka.cluster import (
+    REQUEST_TIMEOUT_S,
+    Topic,
+    admin_client,
+    count_problems,
+    describe,
+    no_answer,
+    wrong_topics,
+)
 from stream.settings import Settings, from_environment
-
-REQUEST_TIMEOUT_S = 6.0
-"""For one request. A broker that is not there must be reported within 10 s."""
 
 CREATE_TIMEOUT_S = 60.0
 """For the controller to make all topics; elections on a busy cluster take their time."""
@@ -71,23 +77,16 @@ CHECKED = ("cleanup.policy", "max.message.bytes")
 """Settings of a topic without which events or rows are lost. Retention is the operator's to change."""
 
 
-class Found(NamedTuple):
-    """A topic as the cluster has it."""
-
-    id: str
-    partitions: int
-    replication: int
-    config: dict[str, str]
-
-
 def plans(settings: Settings) -> dict[str, Plan]:
     """Every topic that a worker with these settings uses, by full name."""
     return {settings.topic(name): plan for name, plan in PLANS.items()} | {settings.changelog: CHANGELOG_PLAN}
 
 
-def admin_client(bootstrap: str) -> AdminClient:
-    """A client that says what is wrong by raising, not by logging."""
-    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": lambda _error: None})
+class Found(NamedTuple):
+    """A topic and its settings."""
+
+    topic: Topic
+    config: dict[str, str]
 
 
 def find_topics(bootstrap: str, names: Iterable[str]) -> dict[str, Found]:
@@ -98,55 +97,23 @@ def find_topics(bootstrap: str, names: Iterable[str]) -> dict[str, Found]:
     """
     admin = admin_client(bootstrap)
     try:
-        there = sorted(set(names) & admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics.keys())
-        if not there:
-            return {}
-        described = admin.describe_topics(TopicCollection(there), request_timeout=REQUEST_TIMEOUT_S)
-        resources = [ConfigResource(ResourceType.TOPIC, name) for name in there]
-        configs = admin.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S)
-        config_of = {resource.name: future for resource, future in configs.items()}
-        found = {name: _found(future, config_of[name]) for name, future in described.items()}
+        topics = describe(admin, list(names))
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in topics]
+        configs = admin.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S) if resources else {}
+        config_of = {resource.name: _config(future) for resource, future in configs.items()}
     except KafkaException as error:
         raise no_answer(bootstrap, error) from error
-    return {name: topic for name, topic in found.items() if topic}
+    return {name: Found(topic, config) for name, topic in topics.items() if (config := config_of[name]) is not None}
 
 
-def _found(topic: Future[TopicDescription], config: Future[dict[str, ConfigEntry]]) -> Found | None:
-    """None: the topic is just being made or deleted, not every broker knows of it."""
+def _config(future: "Future[dict[str, ConfigEntry]]") -> dict[str, str] | None:
+    """None: the topic was deleted between the two questions."""
     try:
-        described, entries = topic.result(), config.result()
+        return {key: entry.value for key, entry in future.result().items()}
     except KafkaException as error:
         if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return None
         raise
-    replication = max((len(partition.replicas) for partition in described.partitions), default=0)
-    values = {name: entry.value for name, entry in entries.items()}
-    return Found(str(described.topic_id), len(described.partitions), replication, values)
-
-
-def no_answer(bootstrap: str, error: KafkaException) -> SetupError:
-    """What to say where no broker answers."""
-    return SetupError(
-        f"no answer from Kafka at {bootstrap}: {error.args[0].str()}. "
-        "Is it running there? KAFKA_BOOTSTRAP names the brokers; `python -m stream broker start` starts one here."
-    )
-
-
-def topic_ids(bootstrap: str, names: Sequence[str]) -> dict[str, str]:
-    """Kafka's ids of topics, by name: a topic that was deleted and made anew has another one.
-
-    Raises:
-        SetupError: no broker answers, or a topic is missing.
-    """
-    found = find_topics(bootstrap, names)
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise SetupError(_missing(missing))
-    return {name: topic.id for name, topic in found.items()}
-
-
-def _missing(names: Sequence[str]) -> str:
-    return f"no such topic: {', '.join(names)}. `python -m stream topics create` makes what is missing."
 
 
 def create_topics(settings: Settings) -> list[str]:
@@ -205,37 +172,15 @@ def check_topics(settings: Settings) -> list[str]:
     """
     wanted = plans(settings)
     found = find_topics(settings.bootstrap, wanted)
-    missing = [name for name in wanted if name not in found]
-    problems = [_missing(missing)] if missing else []
-    problems += _wrong_counts(found, wanted, settings.partitions)
+    keyed_by_user = {name: plan.keyed_by_user for name, plan in wanted.items()}
+    problems = count_problems({name: one.topic for name, one in found.items()}, keyed_by_user, settings.partitions)
     problems += [
-        f"{name}: {key} is {topic.config.get(key)}, must be {_wanted(key, value)}: "
+        f"{name}: {key} is {one.config.get(key)}, must be {_wanted(key, value)}: "
         f"kafka-configs --alter --topic {name} --add-config {key}={value}"
-        for name, topic in found.items()
+        for name, one in found.items()
         for key, value in wanted[name].config.items()
-        if key in CHECKED and not _suits(key, topic.config.get(key, ""), value)
+        if key in CHECKED and not _suits(key, one.config.get(key, ""), value)
     ]
-    return problems
-
-
-def _wrong_counts(found: dict[str, Found], wanted: dict[str, Plan], partitions: int) -> list[str]:
-    """A line for each count of partitions that should not be, naming all topics that have it."""
-    names_by_count: dict[tuple[bool, int], list[str]] = {}
-    for name, topic in found.items():
-        names_by_count.setdefault((wanted[name].keyed_by_user, topic.partitions), []).append(name)
-    problems = []
-    for (keyed_by_user, has), names in sorted(names_by_count.items()):
-        line = f"{has} partition{'' if has == 1 else 's'} in {', '.join(names)}: "
-        if not keyed_by_user and has != 1:
-            problems.append(
-                f"{line}must be 1, these are read in one order. Delete, then `python -m stream topics create`."
-            )
-        elif keyed_by_user and has != partitions:
-            problems.append(
-                f"{line}too {'few' if has < partitions else 'many'}, OFFERSTREAM_PARTITIONS is {partitions}. All "
-                f"topics keyed by user have one count, fixed for life: if all have {has}, set OFFERSTREAM_PARTITIONS="
-                f"{has}; else delete these, then `python -m stream topics create`."
-            )
     return problems
 
 
@@ -313,7 +258,7 @@ def check(bootstrap: str | None, topic_prefix: str | None, partitions: int | Non
 def _report(settings: Settings, good: str) -> None:
     problems = check_topics(settings)
     if problems:
-        raise SetupError("topics are not as they should be:\n" + "\n".join(f"  {line}" for line in problems))
+        raise wrong_topics(problems)
     click.echo(good)
 
 
@@ -334,12 +279,13 @@ def list_(bootstrap: str | None, topic_prefix: str | None, as_json: bool) -> Non
     found = find_topics(settings.bootstrap, wanted)
     table = Table("topic", "partitions", "copies", "keeps")
     for name in wanted:
-        topic = found.get(name)
+        one = found.get(name)
         if as_json:
-            click.echo(json.dumps({"topic": name, "exists": topic is not None} | (topic._asdict() if topic else {})))
-        elif topic is None:
+            said = one.topic._asdict() | {"config": one.config} if one else {}
+            click.echo(json.dumps({"topic": name, "exists": one is not None} | said))
+        elif one is None:
             table.add_row(name, "missing", "", "")
         else:
-            table.add_row(name, str(topic.partitions), str(topic.replication), _keeps(topic.config))
+            table.add_row(name, str(one.topic.partitions), str(one.topic.replication), _keeps(one.config))
     if not as_json:
         Console().print(table)

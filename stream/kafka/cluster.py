@@ -1,10 +1,13 @@
 """What the brokers say about our topics: ids, partition counts, where logs begin and end."""
 
 import time
+from collections.abc import Collection
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec, TopicDescription
 
 from stream.core.events import SOURCES
 from stream.errors import SetupError
@@ -14,9 +17,20 @@ OUTPUTS = ("offers", "decisions", "dead-letters")
 CONTROL = ("models", "campaigns")
 
 REQUEST_TIMEOUT_S = 6.0
-"""For one request. A broker that is not there must be reported within 15 s of the start."""
+"""For one request. A broker that is not there must be reported within 10 s."""
 
 _PAUSE_S = 0.1
+
+MAKE_MISSING = "`python -m stream topics create` makes what is missing."
+
+
+class Topic(NamedTuple):
+    """A topic as the cluster has it."""
+
+    id: str
+    """Kafka's own: a topic that was deleted and made anew has another one."""
+    partitions: int
+    replication: int
 
 
 @dataclass(frozen=True)
@@ -28,42 +42,91 @@ class Cluster:
     """Full topic name to Kafka's id: all that a worker reads or writes."""
 
 
+def admin_client(bootstrap: str) -> AdminClient:
+    """A client that says what is wrong by raising, not by logging."""
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": lambda _error: None})
+
+
+def no_answer(bootstrap: str, error: KafkaException) -> SetupError:
+    """What to say where no broker answers."""
+    return SetupError(
+        f"no answer from Kafka at {bootstrap}: {error.args[0].str()}. "
+        "Is it running there? KAFKA_BOOTSTRAP names the brokers; `python -m stream broker start` starts one here."
+    )
+
+
+def describe(admin: AdminClient, names: Collection[str]) -> dict[str, Topic]:
+    """Those of the named topics that exist.
+
+    Raises:
+        KafkaException: no broker answers.
+    """
+    described = admin.describe_topics(TopicCollection(sorted(names)), request_timeout=REQUEST_TIMEOUT_S)
+    found = {name: _described(future) for name, future in described.items()}
+    return {name: topic for name, topic in found.items() if topic}
+
+
+def _described(future: "Future[TopicDescription]") -> Topic | None:
+    """None: there is none, or it is just being made or deleted and not every broker knows of it."""
+    try:
+        topic = future.result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise
+    replication = max((len(partition.replicas) for partition in topic.partitions), default=0)
+    return Topic(str(topic.topic_id), len(topic.partitions), replication)
+
+
 def look(settings: Settings, admin: AdminClient) -> Cluster:
     """Describe every topic that a worker reads or writes.
 
     Raises:
         SetupError: no broker answers; or the topics are not as they must be: names everything that is wrong.
     """
-    by_user = [*map(settings.topic, (*SOURCES, *OUTPUTS)), settings.changelog]
-    count_of = dict.fromkeys(by_user, settings.partitions) | dict.fromkeys(map(settings.topic, CONTROL), 1)
+    keyed_by_user = dict.fromkeys([*map(settings.topic, (*SOURCES, *OUTPUTS)), settings.changelog], True)
+    keyed_by_user |= dict.fromkeys(map(settings.topic, CONTROL), False)
     try:
         cluster = admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S).result()
-        described = admin.describe_topics(TopicCollection(list(count_of)), request_timeout=REQUEST_TIMEOUT_S)
+        found = describe(admin, keyed_by_user)
     except KafkaException as e:
-        raise SetupError(
-            f"no answer from the brokers at {settings.bootstrap}: {e.args[0].str()}. Is Kafka running there?"
-        ) from e
-    ids: dict[str, str] = {}
-    problems: list[str] = []
-    for name, future in described.items():
-        try:
-            topic = future.result()
-        except KafkaException as e:
-            problems.append(f"{name}: {e.args[0].str()}. `python -m stream topics create` makes what is missing")
-            continue
-        ids[name] = str(topic.topic_id)
-        if len(topic.partitions) != count_of[name]:
-            problems.append(f"{name} has {len(topic.partitions)} partitions, {_why(name in by_user, settings)}")
-    if problems:
-        raise SetupError("topics are not as they must be:\n" + "\n".join(f"  {problem}" for problem in problems))
-    return Cluster(str(cluster.cluster_id), ids)
+        raise no_answer(settings.bootstrap, e) from e
+    if problems := count_problems(found, keyed_by_user, settings.partitions):
+        raise wrong_topics(problems)
+    return Cluster(str(cluster.cluster_id), {name: topic.id for name, topic in found.items()})
 
 
-def _why(by_user: bool, settings: Settings) -> str:
-    if by_user:
-        said = f"OFFERSTREAM_PARTITIONS says {settings.partitions}"
-        return f"{said}: all topics keyed by user have one count, fixed for life"
-    return "must have 1: its records are read in one order"
+def wrong_topics(problems: list[str]) -> SetupError:
+    """What to say where topics are not as they have to be."""
+    return SetupError("topics are not as they should be:\n" + "\n".join(f"  {line}" for line in problems))
+
+
+def count_problems(found: dict[str, Topic], keyed_by_user: dict[str, bool], partitions: int) -> list[str]:
+    """A line for the topics that are missing, and one for each count of partitions that should not be.
+
+    Args:
+        found: those that exist, by name.
+        keyed_by_user: all that are wanted, and whether they have as many partitions as the setting says, or one.
+        partitions: the setting.
+    """
+    missing = [name for name in keyed_by_user if name not in found]
+    problems = [f"no such topic: {', '.join(missing)}. {MAKE_MISSING}"] if missing else []
+    names_by_count: dict[tuple[bool, int], list[str]] = {}
+    for name, topic in found.items():
+        names_by_count.setdefault((keyed_by_user[name], topic.partitions), []).append(name)
+    for (by_user, has), names in sorted(names_by_count.items()):
+        line = f"{has} partition{'' if has == 1 else 's'} in {', '.join(names)}: "
+        if not by_user and has != 1:
+            problems.append(
+                f"{line}must be 1, these are read in one order. Delete, then `python -m stream topics create`."
+            )
+        elif by_user and has != partitions:
+            problems.append(
+                f"{line}too {'few' if has < partitions else 'many'}, OFFERSTREAM_PARTITIONS is {partitions}. All "
+                f"topics keyed by user have one count, fixed for life: if all have {has}, set OFFERSTREAM_PARTITIONS="
+                f"{has}; else delete these, then `python -m stream topics create`."
+            )
+    return problems
 
 
 def log_ranges(admin: AdminClient, partitions: list[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:

@@ -8,17 +8,13 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 import click
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stream.errors import SetupError
-from stream.kafka.admin import REQUEST_TIMEOUT_S, no_answer, settings_from, settings_options
+from stream.kafka.admin import settings_from, settings_options
 from stream.kafka.codec import DeadReason
-
-SILENCE_MAX_S = 20.0
-"""Longer without a word from the brokers, and the read has failed."""
+from stream.kafka.topics import Record, Topics
 
 SHOWN_BYTES_MAX = 2000
 """Of a value, on the terminal; --json has all of it."""
@@ -56,48 +52,14 @@ def read(bootstrap: str, topic: str) -> Iterator[Refused]:
     Raises:
         SetupError: no broker answers, or the topic is missing.
     """
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "offerstream-dead-letters",  # required by the client; it never joins or commits
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_committed",
-            "fetch.wait.max.ms": 10,  # an answer that there is no more is wanted at once
-            "log_level": 0,
-            "error_cb": lambda _error: None,
-        }
-    )
-    try:
-        partitions = consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic].partitions
-        if not partitions:
-            raise SetupError(f"no such topic: {topic}. `python -m stream topics create` makes what is missing.")
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
-        unread = set(partitions)
-        while unread:
-            message = consumer.poll(SILENCE_MAX_S)
-            if message is None:
-                raise SetupError(f"Kafka at {bootstrap} sent nothing of {topic} for {SILENCE_MAX_S:.0f} s")
-            if _is_end(message):
-                unread.discard(message.partition())
-            else:
-                yield _refused(message)
-    except KafkaException as error:
-        raise no_answer(bootstrap, error) from error
-    finally:
-        consumer.close()
+    with Topics(bootstrap) as topics:
+        for _, records in topics.read(topics.places([topic])):
+            yield from map(_refused, records)
 
 
-def _is_end(message: Message) -> bool:
-    error = message.error()
-    if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 (the client's constants begin so)
-        raise KafkaException(error)
-    return error is not None
-
-
-def _refused(message: Message) -> Refused:
-    headers = {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in message.headers() or ()}
-    return Refused(message.partition(), message.offset(), message.key(), message.value(), headers)
+def _refused(record: Record) -> Refused:
+    headers = {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in record.headers}
+    return Refused(record.partition, record.offset, record.key, record.value, headers)
 
 
 def newest(letters: Iterator[Refused], wanted: Filter, limit: int) -> tuple[list[Refused], Counter[str]]:

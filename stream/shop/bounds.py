@@ -1,8 +1,8 @@
 """Where the logs of a topic begin and end."""
 
 from stream.errors import SetupError
-from stream.kafka.admin import admin_client, find_topics
-from stream.kafka.cluster import log_ranges
+from stream.kafka.admin import find_topics
+from stream.kafka.cluster import admin_client, log_ranges
 from stream.settings import Settings
 
 
@@ -16,6 +16,6 @@ def log_bounds(settings: Settings, name: str) -> dict[int, tuple[int, int]]:
     found = find_topics(settings.bootstrap, [topic])
     if topic not in found:
         raise SetupError(f"no such topic: {topic}. `python -m stream topics create` makes what is missing.")
-    places = [(topic, partition) for partition in range(found[topic].partitions)]
+    places = [(topic, partition) for partition in range(found[topic].topic.partitions)]
     ranges = log_ranges(admin_client(settings.bootstrap), places)
     return {partition: ranges[topic, partition] for _, partition in places}

@@ -165,7 +165,7 @@ def test_the_life_of_campaigns(broker: str, topic_prefix: str, tmp_path: Path) -
 def test_a_topic_that_is_not_as_it_has_to_be(broker: str, topic_prefix: str) -> None:
     result = run("list", "--bootstrap", broker, "--topic-prefix", f"{topic_prefix}none-")
     assert result.exit_code == 1
-    assert f"the topic {topic_prefix}none-campaigns does not exist; `python -m stream topics create`" in result.stderr
+    assert f"no such topic: {topic_prefix}none-campaigns. `python -m stream topics create`" in result.stderr
     wide = Target(broker, f"{topic_prefix}wide-", partitions=2)
     assert "has 2 partitions, it must have 1" in run("list", *wide.options).stderr
     fading = Target(broker, f"{topic_prefix}fading-", policy="delete")

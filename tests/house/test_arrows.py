@@ -9,13 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# What the trainer takes from the worker: the core (one absorb), the codecs (recorded events in), reading and checking
+# What the trainer takes from the worker: the core (one absorb), the codecs (recorded events in), whole topics, reading and checking
 # of model files (a gate that another reader than the worker's passes proves nothing), the formats of recorded logs.
 TRAINING_MAY = (
     "stream.core",
     "stream.errors",
     "stream.kafka.codec",
     "stream.kafka.decode",
+    "stream.kafka.topics",
     "stream.scoring",
     "stream.shop.fields",
     "stream.shop.formats",

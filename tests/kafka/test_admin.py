@@ -20,12 +20,16 @@ from stream.kafka.admin import (
     create_topics,
     find_topics,
     plans,
-    topic_ids,
     topics,
 )
+from stream.kafka.cluster import admin_client, look
 from stream.settings import Settings
 
 DELAY_MAX_S = 10.0
+
+
+def topic_ids(bootstrap: str, names: list[str]) -> dict[str, str]:
+    return {name: found.topic.id for name, found in find_topics(bootstrap, names).items()}
 
 
 @pytest.fixture
@@ -46,12 +50,13 @@ def test_every_topic_is_made_as_planned_and_only_once(settings: Settings) -> Non
     assert len(made) == len(PLANS) + 1
     found = find_topics(settings.bootstrap, made)
     for name, plan in plans(settings).items():
-        topic = found[name]
+        topic, config = found[name]
         assert topic.partitions == (4 if plan.keyed_by_user else 1)
         assert topic.replication == 1
         wanted = plan.config | {"min.insync.replicas": "1"}
-        assert {key: topic.config[key] for key in wanted} == wanted
+        assert {key: config[key] for key in wanted} == wanted
     ids = topic_ids(settings.bootstrap, made)
+    assert ids.keys() == set(made)
     assert len(set(ids.values())) == len(made)
     assert create_topics(settings) == []
     assert topic_ids(settings.bootstrap, made) == ids
@@ -71,8 +76,8 @@ def test_missing_topics_are_named(settings: Settings) -> None:
     (problem,) = check_topics(other)
     assert f"{other.app_id}-rows-changelog" in problem
     assert "topics create" in problem
-    with pytest.raises(SetupError, match=r"nowhere.*topics create"):
-        topic_ids(settings.bootstrap, [settings.topic("orders"), "nowhere"])
+    with pytest.raises(SetupError, match=rf"no such topic: {other.app_id}-rows-changelog\..*topics create"):
+        look(other, admin_client(other.bootstrap))
     assert create_topics(other) == [f"{other.app_id}-rows-changelog"]
     assert check_topics(other) == []
 

@@ -6,13 +6,13 @@ import pytest
 from click.testing import CliRunner
 from confluent_kafka import Producer
 
+from stream.errors import SetupError
+from stream.kafka.topics import Topics, publish_control
 from stream.scoring.control import champion
 from stream.scoring.model import load
 from training.cli import cli
-from training.errors import TrainingError
 from training.publish import published
 from training.seeded import seeded_model
-from training.topics import Topics, publish
 
 
 def records_of(bootstrap: str, topic: str) -> dict[bytes, bytes]:
@@ -103,7 +103,7 @@ def test_force_does_not_publish_what_workers_refuse(models: tuple[str, str], tmp
 def test_foreign_records_are_listed_with_their_problem(models: tuple[str, str]) -> None:
     topic = models[1] + "models"
     good = seeded_model(1)
-    publish(
+    publish_control(
         models[0], topic, {b"model:" + b"0" * 64: good, b"model:" + b"1" * 64: b"junk", b"champion": b"{", b"x": b"y"}
     )
     found = {one.sha256[0]: one for one in published(models[0], topic)}
@@ -118,7 +118,7 @@ def test_nothing_is_published(models: tuple[str, str]) -> None:
 
 
 def test_a_missing_topic_is_named(broker: str) -> None:
-    with pytest.raises(TrainingError, match="has no topic nobody-models"):
+    with pytest.raises(SetupError, match="no such topic: nobody-models"):
         published(broker, "nobody-models")
-    with pytest.raises(TrainingError, match="has no topic nobody-models"):
-        publish(broker, "nobody-models", {b"champion": b"{}"})
+    with pytest.raises(SetupError, match="no such topic: nobody-models"):
+        publish_control(broker, "nobody-models", {b"champion": b"{}"})

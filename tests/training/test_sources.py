@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core.events import Kind
-from stream.errors import SettingsError
+from stream.errors import SettingsError, SetupError
 from training.errors import TrainingError
 from training.log import EventLog
 from training.sources import merged_order, read_file, read_topics
@@ -170,13 +170,13 @@ def test_empty_topics_are_an_empty_log(topics: tuple[str, str]) -> None:
 
 
 def test_missing_topics_are_named(broker: str) -> None:
-    with pytest.raises(TrainingError, match=r"has no topic nobody-clickstream, nobody-orders.*topics create"):
+    with pytest.raises(SetupError, match=r"no such topic: nobody-clickstream, nobody-orders.*topics create"):
         read_topics(broker, "nobody-", "EUR", silent)
 
 
 def test_a_broker_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.topics.ANSWER_S", 1.0)
-    with pytest.raises(TrainingError, match=r"no answer from the broker at 127\.0\.0\.1:1 "):
+    monkeypatch.setattr("stream.kafka.topics.REQUEST_TIMEOUT_S", 1.0)
+    with pytest.raises(SetupError, match=r"no answer from Kafka at 127\.0\.0\.1:1:"):
         read_topics("127.0.0.1:1", "", "EUR", silent)
 
 
