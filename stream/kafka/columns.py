@@ -41,6 +41,7 @@ class Columns:
 
         Raises:
             BufferError: all slots hold changes that are not committed yet: commit, then try again.
+            StoreCorruptError: a row in the store cannot be read; the next owner restores from the changelog.
         """
         self._batch += 1
         find = self._slot_of.get
@@ -63,7 +64,10 @@ class Columns:
         self.rows[at] = _NOTHING
         known = [i for i, p in enumerate(packed) if p is not None]
         if known:
-            self.rows[at[known]] = row.unpack([p for p in packed if p is not None])
+            try:
+                self.rows[at[known]] = row.unpack([p for p in packed if p is not None])
+            except row.RowFormatError as e:
+                raise self._store.broken(str(e)) from e
         self._used_at[at] = self._batch
         del self._free[-len(users) :]
         for user, slot in zip(users, slots, strict=True):

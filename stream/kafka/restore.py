@@ -4,15 +4,18 @@ import logging
 import time
 from collections.abc import Callable
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from stream.core.row import ROW_FORMAT
 from stream.errors import PartitionError, StoreCorruptError
+from stream.kafka import applied as applied_record
 from stream.kafka.store import Store
 from stream.settings import Settings, client_id
 
 logger = logging.getLogger(__name__)
 
 _BULK = 10_000
+_FORMAT = bytes([ROW_FORMAT])
 
 
 def restore(
@@ -35,7 +38,7 @@ def restore(
 
     Raises:
         StoreCorruptError: the store stands beyond the end of the log: it belongs to a changelog that lost its end.
-        PartitionError: nothing arrived for `restore_timeout_ms`.
+        PartitionError: nothing arrived for `restore_timeout_ms`, or a row is of another format.
     """
     topic, end = settings.changelog, log[1]
     if store.changelog_offset > end:
@@ -78,6 +81,7 @@ def restore(
                 position = message.offset() + (error is None)
             if messages:
                 heard_at_s = time.monotonic()
+                _check_format(messages)
                 store.replay(records, position)
                 n += len(records)
                 count(len(records))
@@ -90,3 +94,18 @@ def restore(
         consumer.close()
     store.write()
     return n
+
+
+def _check_format(messages: list[Message]) -> None:
+    """Every row is of the format that this version reads: found here, where its offset is known.
+
+    One look at a byte: what lies behind it is checked when the row is used.
+    """
+    rows = [m for m in messages if m.value() and m.error() is None and m.key() != applied_record.KEY]
+    if {m.value()[:1] for m in rows} <= {_FORMAT}:
+        return
+    bad = next(m for m in rows if m.value()[:1] != _FORMAT)
+    raise PartitionError(
+        f"{bad.topic()}[{bad.partition()}] offset {bad.offset()}: a row of format {bad.value()[0]}, this version reads "
+        f"{ROW_FORMAT}. Another program wrote to the changelog, or a newer version of this one did"
+    )

@@ -111,12 +111,15 @@ class Store:
             try:
                 stored = self._db.get([keys[i] for i in absent])
             except Exception as e:  # see __init__
-                # RocksDB opens a store with a rotten block again and again: the next owner must not.
-                self._identity_file.write_text(json.dumps({"broken": str(e)}))
-                raise StoreCorruptError(f"{self.path}: RocksDB: {e}") from e
+                raise self.broken(f"RocksDB: {e}") from e
             for i, row in zip(absent, stored, strict=True):
                 found[i] = row
         return found
+
+    def broken(self, why: str) -> StoreCorruptError:
+        """Mark the store, so that the next owner sets it aside: RocksDB opens one with a rotten block every time."""
+        self._identity_file.write_text(json.dumps({"broken": why}))
+        return StoreCorruptError(f"{self.path}: {why}")
 
     def put(self, rows: Mapping[bytes, bytes], applied: bytes, changelog_offset: int) -> None:
         """Take in what a commit sent: packed rows by user, the applied record, the changelog's offset behind it."""

@@ -28,8 +28,6 @@ APPEAR_S = 2.0
 SILENCE_MAX_S = 20.0
 """A broker that has records for us and sends none for this long is gone."""
 
-_CONTROL = {"cleanup.policy": "compact"}
-
 # Why a broker does not answer is said once, by us, and not by librdkafka every second.
 _QUIET: dict[str, Any] = {"log_level": 0, "logger": logging.getLogger("offerstream.librdkafka")}
 
@@ -202,8 +200,9 @@ def check_control(bootstrap: str, topic: str) -> None:
         text = f"the topic {topic} has {count} partitions, it must have 1: make it anew"
         raise SetupError(f"{text} with `python -m stream topics create`")
     resource = ConfigResource(ResourceType.TOPIC, topic)
+    admin = admin_client(bootstrap)  # must outlive its futures
     try:
-        answer = admin_client(bootstrap).describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
+        answer = admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
         policy = answer[resource].result()["cleanup.policy"].value
     except KafkaException as error:
         raise no_answer(bootstrap, error) from error
@@ -247,7 +246,8 @@ def publish(bootstrap: str, topic: str, records: Iterable[Outgoing]) -> int:
         }
     )
     n = 0
-    for n, record in enumerate(records, 1):
+    for record in records:
+        n += 1
         while True:
             try:
                 producer.produce(topic, record.value, record.key, record.partition, delivered, headers=record.headers)

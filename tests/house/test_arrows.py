@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# What the trainer takes from the worker: the core (one absorb), the codecs (recorded events in), whole topics, reading and checking
-# of model files (a gate that another reader than the worker's passes proves nothing), the formats of recorded logs.
+# What the trainer takes from the worker: the core (one absorb), the codecs (recorded events in), whole topics, reading
+# and checking of model files (a gate that another reader than the worker's passes proves nothing), the formats of
+# recorded logs.
 TRAINING_MAY = (
     "stream.core",
     "stream.errors",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from stream.core import row
+from stream.errors import StoreCorruptError
 from stream.kafka.columns import Columns
 from stream.kafka.store import Store, shared_cache
 
@@ -158,3 +159,16 @@ def test_changed_rows_are_never_evicted(store: Store) -> None:
     columns.slots([USERS[2]])
     assert sorted(columns._slot_of) == [USERS[0], USERS[2]]
     store.close()
+
+
+def test_a_row_that_cannot_be_read_marks_the_store(tmp_path: Path) -> None:
+    cache = shared_cache(1 << 20)
+    store = Store(tmp_path / "0", {}, cache, 0)
+    store.put({b"good": row.pack(row.new_rows(1))[0], b"bad": row.pack(row.new_rows(1))[0][:-8]}, b"applied", 2)
+    columns = Columns(store, CAPACITY)
+    columns.slots([b"good"])
+    with pytest.raises(StoreCorruptError, match=r"0: a packed row of \d+ bytes|0: a packed row whose"):
+        columns.slots([b"bad"])
+    store.close()
+    with pytest.raises(StoreCorruptError, match="broken"):
+        Store(tmp_path / "0", {}, cache, 0)

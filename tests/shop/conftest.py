@@ -9,8 +9,8 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from stream.errors import SetupError
-from stream.kafka.admin import admin_client, create_topics
-from stream.kafka.cluster import look
+from stream.kafka.admin import create_topics
+from stream.kafka.cluster import admin_client, look
 from stream.settings import Settings
 from stream.shop.bounds import log_bounds
 from tests.e2e.harness import Site
