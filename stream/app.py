@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 import click
 import faust
 from confluent_kafka.admin import AdminClient
-from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from stream.errors import OfferstreamError, SetupError
 from stream.health import AdminServer, Progress, admin_app
-from stream.kafka.cluster import log_ranges, look
+from stream.kafka.cluster import look
 from stream.kafka.control import Control
+from stream.kafka.lag import Lag
 from stream.kafka.partition import Shared
 from stream.kafka.partitions import Partitions
 from stream.kafka.producer import BulkProducer
@@ -148,7 +148,7 @@ async def run(settings: Settings) -> None:
     control = Control(settings, metrics, App.fatal)
     await loop.run_in_executor(None, control.start)
     app = build_app(settings, metrics, control)
-    lag = Lag(app.partitions, admin_client)
+    lag = Lag(app.partitions.committable, settings.bootstrap, admin_client)
     progress = Progress(
         positions=lambda: tuple(sorted(app.partitions.committable().items())),
         lag=lambda: sum(lag.by_partition().values()),
@@ -195,33 +195,6 @@ def _tune_interpreter() -> None:
 def _fatal_if_failed(task: "asyncio.Future[None]") -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         App.fatal(error)
-
-
-class Lag:
-    """Records between what is stored and the end of the log, by source partition.
-
-    The ends are asked for, not taken from fetches: a consumer that has stopped fetching would see no lag.
-    """
-
-    def __init__(self, partitions: Partitions, admin: AdminClient) -> None:
-        self._partitions = partitions
-        self._admin = admin
-        self._ends: dict[tuple[str, int], int] = {}
-
-    def look(self) -> None:
-        """Ask the brokers; blocks. While they do not answer, the lag is not known and counts as none."""
-        wanted = [(tp.topic, tp.partition) for tp in self._partitions.committable()]
-        try:
-            logs = log_ranges(self._admin, wanted)
-        except SetupError as e:
-            logger.warning("lag unknown: %s", e)
-            logs = {}
-        self._ends = {tp: end for tp, (_, end) in logs.items()}
-
-    def by_partition(self) -> dict[TP, int]:
-        """As of the last look."""
-        committed = self._partitions.committable()
-        return {tp: max(self._ends.get((tp.topic, tp.partition), 0) - offset, 0) for tp, offset in committed.items()}
 
 
 async def _sample(partitions: Partitions, lag: Lag, metrics: Metrics) -> None:

@@ -26,7 +26,9 @@ class Subcommand:
 SUBCOMMANDS: dict[str, Subcommand] = {
     "broker": Subcommand("stream.broker.cli:broker", "A real Apache Kafka on this machine: start, stop, status."),
     "campaigns": Subcommand("stream.campaigns.cli:campaigns", "Validate, publish and list campaigns."),
-    "dead-letters": Subcommand("stream.kafka.dead_letters:dead_letters", "Look at events that were refused, and why."),
+    "dead-letters": Subcommand(
+        "stream.kafka.dead_letters:dead_letters", "Look at events that were refused, and send them again."
+    ),
     "demo": Subcommand("stream.shop.demo:demo", "The whole product on this machine, from events to offers."),
     "doctor": Subcommand("stream.doctor:doctor", "Check this machine and say what is missing."),
     "replay": Subcommand("stream.shop.replay:replay", "Publish a recorded log as events."),

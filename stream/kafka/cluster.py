@@ -138,17 +138,30 @@ def log_ranges(admin: AdminClient, partitions: list[tuple[str, int]]) -> dict[tu
     if not partitions:
         return {}
     tps = [TopicPartition(topic, partition) for topic, partition in partitions]
-    first, end = (_offsets(admin, dict.fromkeys(tps, spec)) for spec in (OffsetSpec.earliest(), OffsetSpec.latest()))
+    first, end = (
+        _offsets(admin, dict.fromkeys(tps, spec), IsolationLevel.READ_COMMITTED)
+        for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+    )
     return {tp: (first[tp], end[tp]) for tp in partitions}
 
 
-def _offsets(admin: AdminClient, wanted: dict[TopicPartition, OffsetSpec]) -> dict[tuple[str, int], int]:
+def high_watermarks(admin: AdminClient, partitions: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    """The end of each (topic, partition), open transactions and all: what is committed by now lies before it.
+
+    Raises:
+        SetupError: the leader does not answer.
+    """
+    wanted = {TopicPartition(topic, partition): OffsetSpec.latest() for topic, partition in partitions}
+    return _offsets(admin, wanted, IsolationLevel.READ_UNCOMMITTED)
+
+
+def _offsets(
+    admin: AdminClient, wanted: dict[TopicPartition, OffsetSpec], isolation: IsolationLevel
+) -> dict[tuple[str, int], int]:
     """Ask the leaders, for a while: they move when a broker restarts, and a topic that is new has none yet."""
     give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
     while True:
-        futures = admin.list_offsets(
-            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
-        )
+        futures = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S)
         try:
             return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
         except KafkaException as e:

@@ -5,9 +5,9 @@ For command lines, tools and the trainer. A worker follows topics by its own mea
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -29,7 +29,7 @@ SILENCE_MAX_S = 20.0
 """A broker that has records for us and sends none for this long is gone."""
 
 # Why a broker does not answer is said once, by us, and not by librdkafka every second.
-_QUIET: dict[str, Any] = {"log_level": 0, "logger": logging.getLogger("offerstream.librdkafka")}
+QUIET: dict[str, Any] = {"log_level": 0, "logger": logging.getLogger("offerstream.librdkafka")}
 
 Header = tuple[str, bytes | None]
 
@@ -63,7 +63,7 @@ class Topics:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 10,  # the end is known at once, not after half a second of waiting for more
-                **_QUIET,
+                **QUIET,
             }
         )
 
@@ -75,7 +75,7 @@ class Topics:
     ) -> None:
         self._consumer.close()
 
-    def partitions(self, names: Iterable[str]) -> dict[str, int]:
+    def partitions(self, names: Collection[str]) -> dict[str, int]:
         """Partition count by topic.
 
         Raises:
@@ -94,7 +94,7 @@ class Topics:
                 raise SetupError(f"no such topic: {', '.join(missing)}. {MAKE_MISSING}")
             time.sleep(0.1)
 
-    def places(self, names: Iterable[str]) -> list[tuple[str, int]]:
+    def places(self, names: Collection[str]) -> list[tuple[str, int]]:
         """(topic, partition) of all partitions of the topics.
 
         Raises:
@@ -117,11 +117,14 @@ class Topics:
             else:
                 return int(end) - int(first)
 
-    def read(self, places: Iterable[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], list[Record]]]:
+    def read(
+        self, places: Iterable[tuple[str, int]], until: Mapping[tuple[str, int], int] = MappingProxyType({})
+    ) -> Iterator[tuple[tuple[str, int], list[Record]]]:
         """Partitions side by side, in chunks of one of them, each until its end as of when the reader gets there.
 
         Args:
             places: (topic, partition) of each.
+            until: an end of less than this offset is waited out: a transaction that is still open holds it back.
 
         Raises:
             SetupError: the broker refuses, or goes silent before the end.
@@ -138,7 +141,8 @@ class Topics:
                 if error is None:
                     chunks.setdefault(of, []).append(_record(of, message))
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  the constant has no other name
-                    behind.discard(of)
+                    if int(message.offset() or 0) >= until.get(of, 0):
+                        behind.discard(of)
                 else:
                     raise no_answer(self._bootstrap, KafkaException(error))
             yield from chunks.items()
@@ -242,7 +246,7 @@ def publish(bootstrap: str, topic: str, records: Iterable[Outgoing]) -> int:
             "enable.idempotence": True,
             "message.max.bytes": 16 << 20,
             "message.timeout.ms": int(CONFIRM_S * 1000),
-            **_QUIET,
+            **QUIET,
         }
     )
     n = 0

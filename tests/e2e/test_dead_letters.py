@@ -6,10 +6,14 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from stream.core.events import SOURCES
+from stream.kafka import partitioner
 from stream.kafka.codec import DEAD_VALUE_BYTES_MAX, VALUE_BYTES_MAX
+from stream.kafka.dead_letters import Filter
+from stream.kafka.redrive import redrive
 from stream.scoring.model import Model
 from tests.e2e import expect
-from tests.e2e.harness import Event, Site
+from tests.e2e.harness import Event, Place, Site
 from tests.e2e.logs import shop_log, trigger
 from tests.kafka.test_decode import GOOD, KEYS, NOW_MS, POISON, dump, with_
 
@@ -126,3 +130,43 @@ def test_a_tenth_of_poison_costs_at_most_a_third_of_the_throughput(
     without = min(seconds(clean, f"clean-{i}") for i in range(2))
     print(f"{n} events: {without:.2f} s, with a tenth of poison {with_poison:.2f} s")
     assert with_poison < 1.5 * without
+
+
+def test_redriven_events_are_applied_once(site: Site, model: Model, model_file: bytes) -> None:
+    """Events in a wrong partition, and of a producer whose clock was behind, come back and count as any other."""
+    draw = Random(22)
+    site.publish_model(model_file, model.hex)
+    now_ms = time.time_ns() // 1_000_000
+    log = shop_log(draw, 400, [f"user-{i}" for i in range(30)], now_ms, "redriven")
+    wrong = {i: 1 - int(partitioner.partitions([log[i].key or b""], 2)[0]) for i in range(0, 400, 5)}
+    sent = [
+        event._replace(partition=wrong.get(i, -1), timestamp_ms=now_ms - 10**9 if i % 7 == 0 else 0)
+        for i, event in enumerate(log)
+    ]
+    places = site.publish(sent)
+    with site.worker() as worker:
+        site.wait_applied([worker])
+        refused = worker.outcomes()["dead"]
+        done = [redrive(site.settings, Filter(reason=reason)) for reason in ("wrong_partition", "time_range")]
+        assert [redrive(site.settings, Filter()).before, sum(one.sent.total() for one in done)] == [refused, refused]
+        site.wait_applied([worker])
+        outcomes = worker.outcomes()
+    assert refused > 100
+    assert outcomes["dead"] == refused
+    assert outcomes["applied"] + outcomes["duplicate"] == len(log)
+
+    # Where each event lies that was applied: in its first place, or where it was sent again.
+    bad = {i for i in range(400) if i in wrong or i % 7 == 0}
+    again: list[tuple[Event, Place]] = []
+    first = {(site.settings.topic(source), p, offset): i for i, (source, p, offset) in enumerate(places)}
+    for source in SOURCES:
+        for record in site.out(source):
+            if "dead-letter" in record.headers:
+                origin = (
+                    record.headers["origin-topic"].decode(),
+                    int(record.headers["origin-partition"]),
+                    int(record.headers["origin-offset"]),
+                )
+                again.append((log[first[origin]], (source, record.partition, record.offset)))
+    assert len(again) == len(bad) == refused
+    expect.check_all(site, [model], [s for i, s in enumerate(zip(log, places, strict=True)) if i not in bad] + again)

@@ -1,0 +1,96 @@
+"""Lag: records that wait, by source partition, as a reader of what is committed sees them."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from faust.types import TP
+
+from stream.errors import SetupError
+from stream.kafka.cluster import log_ranges
+from stream.kafka.topics import QUIET
+
+logger = logging.getLogger(__name__)
+
+_PROBE_TIMEOUT_S = 5.0
+
+
+class Lag:
+    """Records between what is stored and the end of the log.
+
+    The ends are asked for, not taken from fetches: a consumer that has stopped fetching would see no lag. Offsets of
+    transaction markers and of aborted records are no records: where a position stands before the end and does not move,
+    the log is read there, since a partition whose last record is a marker would look stalled for ever.
+    """
+
+    def __init__(self, positions: Callable[[], Mapping[TP, int]], bootstrap: str, admin: AdminClient) -> None:
+        """`positions`: next offset after what is stored, of every source partition that is open here."""
+        self._positions = positions
+        self._bootstrap = bootstrap
+        self._admin = admin
+        self._ends: dict[TP, int] = {}
+        self._stood_at: dict[TP, int] = {}
+        self._empty: dict[TP, tuple[int, int]] = {}
+        """From here to there the log holds no record."""
+
+    def look(self) -> None:
+        """Ask the brokers; blocks. While they do not answer, the lag is not known and counts as none."""
+        positions = dict(self._positions())
+        try:
+            logs = log_ranges(self._admin, [(tp.topic, tp.partition) for tp in positions])
+        except SetupError as e:
+            logger.warning("lag unknown: %s", e)
+            self._ends = {}
+            return
+        ends = {tp: logs[tp.topic, tp.partition][1] for tp in positions}
+        for tp, at in positions.items():
+            if at < ends[tp] and at == self._stood_at.get(tp) and (at, ends[tp]) != self._empty.get(tp):
+                self._empty[tp] = (at, self._first_record(tp, at, ends[tp]))
+        self._stood_at = positions
+        self._ends = ends
+
+    def _first_record(self, tp: TP, start: int, end: int) -> int:
+        """Offset of the first record from `start` on; `end` where there is none before it."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "group.id": "offerstream-lag",  # required by the client; it never joins or commits
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "fetch.wait.max.ms": 10,
+                "max.partition.fetch.bytes": 1 << 16,  # one record is enough
+                **QUIET,
+            }
+        )
+        give_up_s = time.monotonic() + _PROBE_TIMEOUT_S
+        try:
+            consumer.assign([TopicPartition(tp.topic, tp.partition, start)])
+            while time.monotonic() < give_up_s:
+                message = consumer.poll(0.5)
+                if message is None:
+                    continue
+                error = message.error()
+                offset = int(message.offset() or 0)
+                if error is None:
+                    return min(offset, end)
+                if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's public constant
+                    break
+                if offset >= end:
+                    return end
+        except KafkaException as e:
+            logger.warning("%s[%d]: %s", tp.topic, tp.partition, e)
+        finally:
+            consumer.close()
+        return start  # not known: whatever is there counts
+
+    def by_partition(self) -> dict[TP, int]:
+        """As of the last look."""
+        found = {}
+        for tp, at in self._positions().items():
+            first, after = self._empty.get(tp, (-1, -1))
+            found[tp] = max(self._ends.get(tp, 0) - (after if at == first else at), 0)
+        return found
