@@ -27,6 +27,7 @@ def test_what_is_no_record_does_not_wait(site: Site) -> None:
         producer.begin_transaction()
         for i in range(n):
             producer.produce(tp.topic, b"%d" % i, b"u1", tp.partition)
+        assert producer.flush(30) == 0
         (producer.commit_transaction if commit else producer.abort_transaction)(30)
         wait_until(lambda: site.ends(tp.topic)[0] == end, "the marker is written", 10)
 
