@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.absorb import Events, absorb
+from stream.core.budget import NO_BUDGETS, Wallet
 from stream.core.decide import DECISION, Decisions, decide
 from stream.core.events import SOURCES
 from stream.core.fold import turns
@@ -65,6 +66,7 @@ def process(
     draws: NDArray[np.float64],
     offer_max_age_ms: int,
     lap: Callable[[str], None],
+    wallet: Wallet = NO_BUDGETS,
 ) -> Outcome:
     """Absorb, score and decide one batch. Same input, same output.
 
@@ -77,7 +79,10 @@ def process(
         draws: [N], in [0, 1).
         offer_max_age_ms: an older trigger gets no offer.
         lap: called with the name of each stage as it ends.
+        wallet: the partition's budgets; what is spent and reserved changes in place.
     """
+    if wallet:
+        wallet.settle(events, row, rows)
     steps = np.zeros((len(events), N_FEATURES), np.uint8)
     row_seqs = np.zeros(len(events), np.uint64)
     decisions = np.zeros(len(events), DECISION)
@@ -87,7 +92,7 @@ def process(
         scores = in_force.model.score(step, turn.rows) if in_force.model else unscored(turn.rows)
         lap("score")
         decisions[turn.at] = decide(
-            turn.events, turn.rows, scores, in_force.campaigns, now_ms, draws[turn.at], offer_max_age_ms
+            turn.events, turn.rows, scores, in_force.campaigns, now_ms, draws[turn.at], offer_max_age_ms, wallet
         )
         row_seqs[turn.at] = turn.rows["seq"]
         lap("decide")

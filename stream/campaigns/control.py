@@ -14,26 +14,33 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from stream.campaigns.problems import Problem
-from stream.campaigns.schema import SEGMENTS
-from stream.campaigns.validate import Document, duration_ms, local_ms, validate
+from stream.campaigns.problems import Document, Problem
+from stream.campaigns.schema import CAP_DAYS, SEGMENTS
+from stream.campaigns.validate import duration_ms, local_ms, validate
 from stream.core.campaign import (
     N_CAMPAIGNS_MAX,
     Arm,
     ArmKind,
+    Budget,
     BySegment,
+    Calendar,
     Campaign,
     CampaignSet,
     Condition,
+    Explore,
     Frequency,
     Linear,
+    Objective,
+    Occasion,
     Policy,
+    Profit,
     Threshold,
 )
 from stream.core.events import N_KINDS, TIERS, Kind
+from stream.core.response import Response, from_document
 from stream.core.segments import SEGMENT_RULES, SegmentRules
 
-RECORD_FIELDS = ("published_ms", "resume_state")
+RECORD_FIELDS = ("published_ms", "resume_state", "learned")
 """What a record has besides the document."""
 
 PRIORITY_DEFAULT = 100
@@ -85,7 +92,7 @@ def compile_campaigns(
         refused.append(Refused(id_, "; ".join(map(str, compiled))))
         if id_ in in_force:
             campaigns.append(in_force[id_])
-    return CampaignSet(campaigns, shop.segment_rules), refused
+    return CampaignSet(campaigns, shop.segment_rules, ZoneInfo(shop.timezone)), refused
 
 
 def parse_record(value: bytes) -> dict[str, Any]:
@@ -111,21 +118,34 @@ def document_of(record: Mapping[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=N_CAMPAIGNS_MAX)
 def _compile_record(id_: str, value: bytes, shop: Shop) -> Campaign | list[Problem]:
     try:
-        document = document_of(parse_record(value))
+        record = parse_record(value)
     except ValueError as error:
         return [Problem((), f"not JSON: {error}")]
+    document = document_of(record)
     problems = validate(document, shop.currency)
     if not problems and document["id"] != id_:
         problems = [Problem(("id",), f"the record's key is {id_!r}, this is {document['id']!r}")]
-    return problems or compile_document(document, shop)
+    response = None
+    if "learned" in record:
+        try:
+            response = from_document(record["learned"])
+        except (ValueError, KeyError, TypeError) as error:
+            problems = [*problems, Problem(("learned",), f"no learned response: {error}")]
+    return problems or compile_document(document, shop, response)
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number in JSON")
 
 
-def compile_document(document: Document, shop: Shop) -> Campaign:
-    """What the core decides by, of a document that `validate` found nothing wrong with."""
+def compile_document(document: Document, shop: Shop, response: Response | None = None) -> Campaign:
+    """What the core decides by, of a document that `validate` found nothing wrong with.
+
+    Args:
+        document: the campaign.
+        shop: what it is compiled for.
+        response: for the profit policy, what was learned.
+    """
     zone = ZoneInfo(shop.timezone)
     eligibility = document.get("eligibility", {})
     segments = eligibility.get("segments")
@@ -149,7 +169,7 @@ def compile_document(document: Document, shop: Shop) -> Campaign:
         brands=_hashes(eligibility.get("brands")),
         conditions=tuple(_condition(condition) for condition in eligibility.get("conditions", ())),
         arms=tuple(_arm(arm) for arm in document["arms"]),
-        policy=_policy(document),
+        policy=_policy(document, response),
         after_offer_ms=duration_ms(cool_down["after_offer"]) if "after_offer" in cool_down else 0,
         after_redemption_ms=duration_ms(cool_down["after_redemption"]) if "after_redemption" in cool_down else 0,
         holdout=float(document.get("holdout", 0)),
@@ -158,7 +178,22 @@ def compile_document(document: Document, shop: Shop) -> Campaign:
         stacking_group=document.get("stacking_group", "default"),
         currency=document.get("currency", ""),
         disclosure=document.get("disclosure", True),
+        caps=tuple((CAP_DAYS[span], int(most)) for span, most in document.get("caps", {}).items()),
+        exploration=1.0 if document["policy"]["kind"] == "explore" else float(document.get("exploration", 0)),
+        budget=_budget(document.get("budget")),
+        scope={name: tuple(of) for name, of in document["scope"].items()} if "scope" in document else None,
     )
+
+
+def _budget(budget: Document | None) -> Budget | None:
+    return Budget(int(budget["total_minor"]), budget.get("pacing", "even") == "even") if budget else None
+
+
+def _date(text: str) -> tuple[int, int, int]:
+    """(year, month, day), 0 for what is not said."""
+    parts = [int(part) for part in text.split("-")]
+    year, month, day = [0] * (3 - len(parts)) + parts
+    return year, month, day
 
 
 def _hashes(names: list[str] | None) -> NDArray[np.uint32] | None:
@@ -186,10 +221,11 @@ def _arm(arm: Document) -> Arm:
         min_spend_minor=tiers[0][0] if tiers else int(arm.get("min_spend_minor", 0)),
         max_discount_minor=int(arm.get("max_discount_minor", 0)),
         gift=arm.get("product", ""),
+        cost_minor=int(arm.get("cost_minor", 0)),
     )
 
 
-def _policy(document: Document) -> Policy:
+def _policy(document: Document, response: Response | None) -> Policy:  # noqa: PLR0911 one for each
     policy = document["policy"]
     arms = {arm["id"]: i for i, arm in enumerate(document["arms"])} | {"none": -1}
     match policy["kind"]:
@@ -202,4 +238,17 @@ def _policy(document: Document) -> Policy:
             return Linear(a, b, low, high, arms[policy["arm"]])
         case "segment":
             return BySegment(tuple(arms[policy["arms"].get(segment, "none")] for segment in SEGMENTS))
+        case "calendar":
+            return Calendar(
+                Occasion[policy["on"].upper()],
+                frozenset(map(_date, policy.get("dates", ()))),
+                int(policy.get("days_before", 0)),
+                int(policy.get("days_after", 0)),
+                arms[policy["arm"]],
+            )
+        case "profit":
+            objective = Objective[document.get("objective", "margin").upper()]
+            return Profit(response, objective, float(document.get("margin_rate", 0)))
+        case "explore":
+            return Explore()
     raise AssertionError(policy["kind"])

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 
 from jsonschema import ValidationError
 
-from stream.campaigns.schema import CURRENCY_PATTERN, DATE_PATTERN, DURATION_PATTERN, ID_PATTERN, NOT_ENFORCED
+from stream.campaigns.schema import CURRENCY_PATTERN, DATE_PATTERN, DAY_PATTERN, DURATION_PATTERN, ID_PATTERN, PROTECTED
 
 Path = tuple[str | int, ...]
+Document = Mapping[str, Any]
+Sound = Callable[..., bool]
+"""Whether a field, named by its path, is there and has no complaint yet."""
 
 
 class Problem(NamedTuple):
@@ -55,13 +58,7 @@ def explain(error: ValidationError) -> Iterator[Problem]:
 def _unknown(f: _Finding) -> Iterator[Problem]:
     known = f.schema["properties"]
     for name in f.found:
-        if name in known:
-            continue
-        if len(f.path) == 0 and name in NOT_ENFORCED:
-            yield Problem(
-                (*f.path, name), f"{NOT_ENFORCED[name]}: not enforced by this version yet, so refused, not ignored"
-            )
-        else:
+        if name not in known:
             yield Problem((*f.path, str(name)), f"unknown field{suggest(str(name), known)}")
 
 
@@ -72,6 +69,9 @@ def _missing(f: _Finding) -> Iterator[Problem]:
 
 
 def _not_one_of(f: _Finding) -> Iterator[Problem]:
+    if f.path[-1:] == ("field",) and str(f.found).lower() in PROTECTED:
+        yield Problem(f.path, f"{show(f.found)} is a protected attribute: no campaign may look at it")
+        return
     known = [str(value) for value in f.wanted]
     shown = ", ".join(known) if len(known) <= 16 else f"the {len(known)} listed in docs/campaigns.md"
     near = suggest(f.found, known) if isinstance(f.found, str) else ""
@@ -98,6 +98,7 @@ _PATTERN_NAMES = {
     CURRENCY_PATTERN: "a currency such as EUR (ISO 4217)",
     DURATION_PATTERN: "a duration such as 90s, 30m, 24h or 7d",
     ID_PATTERN: "an id: 1 to 64 of a-z, 0-9, '_' and '-', not beginning with '_' or '-'",
+    DAY_PATTERN: "a day such as 2026-11-11, or 11-11 each year, or 11 each month",
     DATE_PATTERN: "a date such as 2026-01-31, or with a time 2026-01-31T18:30",
 }
 

@@ -93,6 +93,8 @@ def _change(document: Mapping[str, Any], before: Record, now_ms: int) -> Change:
     id_, version, state = document["id"], document["version"], document.get("state", "active")
     paused_by_command = "resume_state" in before
     new: Record = dict(document)
+    if "learned" in before:
+        new["learned"] = before["learned"]
     if paused_by_command:
         new |= {"state": "paused", "resume_state": state}
     if {**new, "published_ms": None} == {**before, "published_ms": None}:

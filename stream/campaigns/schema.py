@@ -5,7 +5,8 @@
 
 from typing import Any
 
-from stream.core.campaign import N_ARMS_MAX, OPS
+from stream.core.campaign import N_ARMS_MAX, OPS, Objective, Occasion
+from stream.core.caps import CAP_MAX
 from stream.core.events import N_KINDS_WINDOWED, Kind
 from stream.core.facts import FACTS
 from stream.core.row import WINDOWS
@@ -24,21 +25,20 @@ ID_PATTERN = "^[a-z0-9][a-z0-9_-]{0,63}" + _END
 CURRENCY_PATTERN = "^[A-Z]{3}" + _END
 DURATION_PATTERN = "^[1-9][0-9]{0,5}[smhd]" + _END
 DATE_PATTERN = "^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?)?" + _END
+DAY_PATTERN = "^([0-9]{4}-)?([0-9]{2}-)?[0-9]{2}" + _END
 
 MONEY_MINOR_MAX = 10**12
 NAMES_MAX = 10_000
 """Products, categories or brands that one campaign can list."""
 
-NOT_ENFORCED: dict[str, str] = {
-    "caps": "most offers a user a day, week or 30 days",
-    "budget": "most money",
-    "margin_floor": "least margin",
-    "exploration": "random arms",
-    "objective": "what the profit policy maximises",
-    "scope": "what an offer applies to, besides the order",
-    "calendar": "birthdays and member days",
-}
-"""Fields that are not enforced yet. They are refused, for a limit that is ignored is worse than none."""
+PROTECTED = (
+    *("age", "gender", "sex", "race", "ethnicity", "ethnic_origin", "religion", "belief", "nationality", "disability"),
+    *("health", "pregnancy", "marital_status", "sexual_orientation", "political_opinion", "trade_union", "genetic"),
+)
+"""Attributes that no condition may name, whatever the law of the place: the contract has no field for them either."""
+
+CAP_DAYS = {"1d": 1, "7d": 7, "30d": 30}
+"""Spans of caps, in days of the shop, today included."""
 
 
 def _object(properties: Schema, required: list[str], **more: object) -> Schema:
@@ -117,6 +117,35 @@ def _policy() -> Schema:
                 "properties": {"arms": {**_object({s: _ref("id") for s in SEGMENTS}, []), "minProperties": 1}},
                 "required": ["arms"],
             },
+            "calendar": {
+                "description": "The arm near the user's birthday, the day they registered, or the dates of a sale.",
+                "properties": {
+                    "on": _one_of(tuple(o.name.lower() for o in Occasion), "whose day it is"),
+                    "dates": _array(
+                        {
+                            "type": "string",
+                            "pattern": DAY_PATTERN,
+                            "description": "2026-11-11, each year 11-11, or each month 11",
+                        },
+                        366,
+                    ),
+                    "days_before": {"type": "integer", "minimum": 0, "maximum": 30, "default": 0},
+                    "days_after": {"type": "integer", "minimum": 0, "maximum": 30, "default": 0},
+                    "arm": _ref("id"),
+                },
+                "required": ["on", "arm"],
+            },
+            "profit": {
+                "description": "The arm of the largest uplift less the price of the budget it takes, as learned from "
+                "randomised decisions; no offer where none gains.",
+                "properties": {},
+                "required": [],
+            },
+            "explore": {
+                "description": "Each arm, none included, with the same probability.",
+                "properties": {},
+                "required": [],
+            },
         }
     )
 
@@ -155,10 +184,14 @@ def _arm() -> Schema:
                 "properties": {**id_, "value_minor": money, **spend},
                 "required": ["id", "value_minor"],
             },
-            "free_shipping": {"description": "Free shipping.", "properties": {**id_, **spend}, "required": ["id"]},
+            "free_shipping": {
+                "description": "Free shipping. `cost_minor` is what it costs the shop.",
+                "properties": {**id_, "cost_minor": money, **spend},
+                "required": ["id"],
+            },
             "gift": {
-                "description": "A product for nothing.",
-                "properties": {**id_, "product": _ref("name"), **spend},
+                "description": "A product for nothing. `cost_minor` is what it costs the shop.",
+                "properties": {**id_, "product": _ref("name"), "cost_minor": money, **spend},
                 "required": ["id", "product"],
             },
         }
@@ -168,6 +201,7 @@ def _arm() -> Schema:
 def document_schema() -> Schema:
     """JSON Schema of a campaign document. What it cannot say is in `stream.campaigns.validate`."""
     names = _array(_ref("name"), NAMES_MAX)
+    share = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
     number_or_name = {"type": ["number", "string"], "minimum": -(10**15), "maximum": 10**15}
     condition = _object(
         {
@@ -223,6 +257,53 @@ def document_schema() -> Schema:
                     [],
                     description="no offer for so long after one by any campaign",
                 ),
+                "caps": {
+                    **_object(
+                        {
+                            span: {"type": "integer", "minimum": 1, "maximum": CAP_MAX * days}
+                            for span, days in CAP_DAYS.items()
+                        },
+                        [],
+                        description="most offers by any campaign that a user may have had, this one included, in so "
+                        "many days of the shop, today included",
+                    ),
+                    "minProperties": 1,
+                },
+                "exploration": {
+                    "type": "number",
+                    "exclusiveMinimum": 0,
+                    "maximum": 1,
+                    "description": "share of decisions drawn from all arms alike, none included, to learn from",
+                },
+                "objective": {
+                    **_one_of(tuple(o.name.lower() for o in Objective), "what the profit policy wants more of"),
+                    "default": "margin",
+                },
+                "margin_rate": {
+                    **share,
+                    "description": "margin of the goods, before discount, as a share of the price",
+                },
+                "margin_floor": {**share, "description": "least margin that an offer may leave; needs `margin_rate`"},
+                "budget": _object(
+                    {
+                        "total_minor": _ref("money"),
+                        "pacing": {
+                            "enum": ["even", "asap"],
+                            "default": "even",
+                            "description": "spread from `from` to `until`, or first come, first served",
+                        },
+                    },
+                    ["total_minor"],
+                    description="the most that the campaign may cost, by whatever is redeemed; never more",
+                ),
+                "scope": {
+                    **_object(
+                        {"products": names, "categories": names, "brands": names},
+                        [],
+                        description="what an offer applies to; default: the whole order",
+                    ),
+                    "minProperties": 1,
+                },
                 "holdout": {
                     "type": "number",
                     "minimum": 0,

@@ -4,18 +4,17 @@ import datetime as dt
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from jsonschema import Draft202012Validator
 
-from stream.campaigns.problems import Path, Problem, explain, show, suggest, type_of
+from stream.campaigns.money import check_budget, check_calendar, check_learning, check_margin
+from stream.campaigns.problems import Document, Path, Problem, Sound, explain, show, suggest, type_of
 from stream.campaigns.schema import document_schema
 from stream.core.events import TIERS
-
-Document = Mapping[str, Any]
 
 DURATION_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 DURATION_MAX_MS = 366 * 86_400_000
@@ -51,7 +50,10 @@ def validate(document: object, currency: str = "") -> list[Problem]:
             at = at[part]
         return True
 
-    for check in (_check_dates, _check_durations, _check_arms, _check_policy, _check_percent, _check_conditions):
+    for check in (
+        *(_check_dates, _check_durations, _check_arms, _check_policy, _check_percent, _check_conditions),
+        *(check_calendar, check_learning, check_margin, check_budget),
+    ):
         problems += check(document, sound)
     problems += _check_currency(document, sound, currency)
     order = {name: i for i, name in enumerate(document)}
@@ -77,9 +79,6 @@ def local_ms(text: str, zone: ZoneInfo) -> int:
 @cache
 def _validator() -> Draft202012Validator:
     return Draft202012Validator(document_schema())
-
-
-Sound = Callable[..., bool]
 
 
 def _check_numbers(value: object, path: Path) -> Iterator[Problem]:
@@ -150,6 +149,8 @@ def _check_policy(document: Document, sound: Sound) -> Iterator[Problem]:
     policy = document["policy"]
     # An arm with faults of its own is still one that can be named.
     arms = [str(arm["id"]) for arm in document["arms"] if isinstance(arm, Mapping) and "id" in arm]
+    if policy["kind"] in ("profit", "explore"):
+        return  # they choose among all
     by_segment = policy["arms"] if sound("policy", "arms") else {}
     uses = [("arm",)] if policy["kind"] != "segment" else [("arms", segment) for segment in by_segment]
     for use in uses:
@@ -207,6 +208,9 @@ def _check_currency(document: Document, sound: Sound, currency: str) -> Iterator
     arms = document.get("arms")
     money = re.compile(r"_minor$|^tiers$")
     if "currency" not in document:
+        if "budget" in document:
+            yield Problem((), "the field 'currency' is missing: the budget is money")
+            return
         for i, arm in enumerate(arms if isinstance(arms, list) else ()):
             if isinstance(arm, Mapping) and any(money.search(str(name)) for name in arm):
                 yield Problem((), f"the field 'currency' is missing: arms[{i}] speaks of money")

@@ -4,14 +4,18 @@
 new document makes a new `CampaignSet`, and a batch is decided by one set from beginning to end.
 """
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, unique
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.events import N_KINDS
+from stream.core.response import Response
 from stream.core.segments import SEGMENT_RULES, SegmentRules
 
 N_ARMS_MAX = 32
@@ -44,6 +48,14 @@ class Arm:
     min_spend_minor: int = 0
     max_discount_minor: int = 0  # percent: takes off at most this
     gift: str = ""  # gift: the product's id
+    cost_minor: int = 0  # free shipping, gift: what it costs the shop
+
+    @property
+    def cost_max_minor(self) -> int:
+        """The most that one offer of it can cost; 0 = no bound is given."""
+        if self.kind == ArmKind.PERCENT:
+            return self.max_discount_minor
+        return self.value_minor or self.cost_minor
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,58 @@ class BySegment:
     arms: tuple[int, ...]
 
 
-Policy = Threshold | Frequency | Linear | BySegment
+@unique
+class Occasion(IntEnum):
+    """What the calendar policy looks at. The lower-case name is what documents say."""
+
+    BIRTHDAY = 0
+    REGISTRATION = 1  # the day, each year, on which the user registered
+    DATES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """The arm from `days_before` to `days_after` an occasion, in days of the shop."""
+
+    occasion: Occasion
+    dates: frozenset[tuple[int, int, int]]  # (year, month, day); 0 = every
+    days_before: int
+    days_after: int
+    arm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explore:
+    """Each arm, "none" included, with the same probability."""
+
+
+@unique
+class Objective(IntEnum):
+    """What the profit policy wants more of. The lower-case name is what documents say."""
+
+    MARGIN = 0
+    REVENUE = 1
+    ORDERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Profit:
+    """The arm that gains most, less the price of the budget it takes; "none" where none gains."""
+
+    response: Response | None  # what was learned of how users respond; None = nothing yet
+    objective: Objective
+    margin_rate: float  # of a basket, before discount
+
+
+Policy = Threshold | Frequency | Linear | BySegment | Calendar | Explore | Profit
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Money that a campaign may cost."""
+
+    total_minor: int
+    paced: bool  # spread evenly from the campaign's `from` to its `until`
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +159,7 @@ class Condition:
 OPS = ("<", "<=", ">", ">=", "==", "!=", "in", "not_in")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Campaign:
     """One compiled campaign."""
 
@@ -124,6 +187,31 @@ class Campaign:
     stacking_group: str
     currency: str  # "" where no arm speaks of money
     disclosure: bool  # the offer says that its price was personalised
+    caps: tuple[
+        tuple[int, int], ...
+    ] = ()  # (days, offers): at most so many in so many days of the shop, today included
+    exploration: float = 0.0  # share of decisions that are drawn from all arms alike
+    budget: Budget | None = None
+    scope: Mapping[str, tuple[str, ...]] | None = None  # what an offer applies to; None = the whole order
+
+    @cached_property
+    def percent_arms(self) -> NDArray[np.bool_]:
+        """[arms + 1]: which arms take off a percentage; index -1, none, does not."""
+        return np.array([*(arm.kind == ArmKind.PERCENT for arm in self.arms), False])
+
+    @property
+    def key(self) -> int:
+        """The campaign in rows: the low 32 bits of its salt, never 0."""
+        return self.salt & 0xFFFFFFFF or 1
+
+
+class Today(NamedTuple):
+    """A day of the shop."""
+
+    date: dt.date
+    day: int  # since 1970-01-01
+    begins_ms: int
+    ends_ms: int
 
 
 class CampaignSet:
@@ -137,9 +225,16 @@ class CampaignSet:
         values_minor: the same, of the arms' values.
         arm_bits: int64 [campaigns + 1], a bit for each arm.
         segment_rules: what makes a user new, frequent or dormant.
+        zone: the shop's: its days.
+        budgeted: any campaign has a budget.
     """
 
-    def __init__(self, campaigns: Sequence[Campaign] = (), segment_rules: SegmentRules = SEGMENT_RULES) -> None:
+    def __init__(
+        self,
+        campaigns: Sequence[Campaign] = (),
+        segment_rules: SegmentRules = SEGMENT_RULES,
+        zone: dt.tzinfo = dt.UTC,
+    ) -> None:
         self.campaigns = tuple(sorted(campaigns, key=lambda c: (c.dry_run, c.priority, c.id)))
         self.asked = tuple((i, c) for i, c in enumerate(self.campaigns) if not c.paused)
         self.triggers = np.zeros(N_KINDS, bool)
@@ -152,3 +247,20 @@ class CampaignSet:
             self.depths_bp[i, : len(campaign.arms)] = [arm.depth_bp for arm in campaign.arms]
             self.values_minor[i, : len(campaign.arms)] = [arm.value_minor for arm in campaign.arms]
         self.segment_rules = segment_rules
+        self.budgeted = any(campaign.budget is not None for campaign in self.campaigns)
+        self.zone = zone
+        self._today = Today(dt.date.min, 0, 0, 0)
+
+    def today(self, now_ms: int) -> Today:
+        """The day of the shop at that time."""
+        today = self._today
+        if not today.begins_ms <= now_ms < today.ends_ms:
+            date = dt.datetime.fromtimestamp(now_ms / 1000, self.zone).date()
+            day = date.toordinal() - _EPOCH
+            begins, ends = (dt.datetime(d.year, d.month, d.day, tzinfo=self.zone) for d in (date, date + _ONE_DAY))
+            self._today = today = Today(date, day, int(begins.timestamp()) * 1000, int(ends.timestamp()) * 1000)
+        return today
+
+
+_EPOCH = dt.date(1970, 1, 1).toordinal()
+_ONE_DAY = dt.timedelta(days=1)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stream.core.events import N_KINDS, N_KINDS_WINDOWED
 
-ROW_FORMAT = 1
+ROW_FORMAT = 2
 """First byte of a packed row. A change of `ROW` takes a new number and a reader for the old one."""
 
 N_FENCES = 8  # places in the fence: source topics, with room for those to come
@@ -25,6 +25,7 @@ N_STATE = 100  # halves of recurrent state: LSTM(50) has h and c
 N_RECENT_IDS = 16  # event ids remembered against duplicates
 N_RECENT_PRODUCTS = 16
 N_AFFINITIES = 8  # categories, and brands, kept by the space-saving sketch
+N_OFFER_DAYS = 32  # days of the shop for which offers are counted, for caps
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -76,7 +77,9 @@ ROW = np.dtype(
         ("profile_ms", "i8"),
         ("registered_ms", "i8"),
         ("birthday", "u2"),
-        ("reserved", "u1", (6,)),
+        # offers: see stream.core.caps and stream.core.budget
+        ("offer_day", "u2"),  # day of the shop, since 1970, of the newest count in `offer_days`
+        ("open_campaign", "u4"),  # low bits of the salt of the campaign whose budget `open_cost` is reserved from
         # by kind
         ("kind_total", "u4", (N_KINDS,)),  # since ever
         ("kind_last_ms", "i8", (N_KINDS,)),  # recency
@@ -89,6 +92,10 @@ ROW = np.dtype(
         # windows: counts per tile and kind; the tile of time t stands at place (t // tile) % tiles
         *((f"count_{name}", "u2", (tiles, N_KINDS_WINDOWED)) for name, (tiles, _) in WINDOWS.items()),
         ("steps", "u1", (N_STEPS, N_FEATURES)),
+        # since format 2; what format 1 had stands before
+        ("offer_days", "u1", (N_OFFER_DAYS // 2,)),  # offers made by day, 4 bits each
+        ("open_offer", "u4"),  # low bits of the hash of the id of the offer that money is reserved for; 0 = none
+        ("open_cost", "u4"),  # reserved, in minor units
     ]
 )
 WORDS = ROW.itemsize // 8
@@ -97,8 +104,11 @@ if ROW.itemsize % 8:  # the packed form counts in words
 
 _MASK_BYTES = (WORDS + 7) // 8
 _HEAD_BYTES = 1 + _MASK_BYTES
-if _HEAD_BYTES % 8:  # so that a packed row is a whole number of words
-    raise AssertionError(_HEAD_BYTES)
+if (
+    _HEAD_BYTES % 8 or WORDS % 8
+):  # so that a packed row is a whole number of words, and each bit of the mask has its word
+    raise AssertionError(WORDS)
+_WORDS_1 = 309  # of format 1, which were the first of today's: in the same head
 
 _POSITIONS = {
     "step_pos": N_STEPS,
@@ -188,14 +198,17 @@ def unpack(packed: Sequence[bytes]) -> Rows:
     if (lengths < _HEAD_BYTES).any():
         raise RowFormatError(f"a packed row of {lengths.min()} bytes, too short for its head of {_HEAD_BYTES}")
     formats = {p[0] for p in packed}
-    if formats - {ROW_FORMAT}:
-        raise RowFormatError(f"packed rows of format {sorted(formats - {ROW_FORMAT})}, this version reads {ROW_FORMAT}")
+    if formats - {1, ROW_FORMAT}:
+        text = f"packed rows of format {sorted(formats - {1, ROW_FORMAT})}, this version reads 1 and {ROW_FORMAT}"
+        raise RowFormatError(text)
     if (lengths % 8).any():
         raise RowFormatError("a packed row that is no whole number of words")
     words = np.frombuffer(b"".join(packed), "u8")
     starts = (np.cumsum(lengths) - lengths) // 8
     heads = words[starts[:, None] + np.arange(_HEAD_BYTES // 8)].view("u1")
-    if (heads[:, -1] >> (8 - (_MASK_BYTES * 8 - WORDS))).any() or (_n_words(heads) * 8 + _HEAD_BYTES != lengths).any():
+    # Format 1 ends before the fields that are new, which are 0 then.
+    beyond = 1 in formats and (heads[heads[:, 0] == 1, -1] >> (_WORDS_1 % 8)).any()
+    if beyond or (_n_words(heads) * 8 + _HEAD_BYTES != lengths).any():
         raise RowFormatError("a packed row whose length does not fit its mask")
     # The heads go along, as words before the row's, so that all bytes move at once.
     filled = np.ones((n, _HEAD_BYTES // 8 + WORDS), bool)

@@ -30,6 +30,8 @@ class Applied(msgspec.Struct, frozen=True):
     """Hash of the model in force at the last batch, hexadecimal."""
     campaigns: dict[str, int] = {}
     """Campaign versions in force at the last batch."""
+    budgets: dict[str, dict[str, float]] = {}
+    """The partition's purses, see `stream.core.budget`."""
 
 
 _encoder = msgspec.json.Encoder()

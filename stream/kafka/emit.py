@@ -14,7 +14,7 @@ from stream.core.decide import Decisions, Reason
 from stream.core.events import SOURCES
 from stream.kafka.codec import DeadLetter, dead_letter_record
 from stream.kafka.control import InForce
-from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers
+from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers, offer_hashes
 from stream.kafka.producer import BulkProducer, Header
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -43,6 +43,8 @@ class Emitted(NamedTuple):
 
     offered: NDArray[np.int64]
     """Places of the events that got an offer."""
+    offer_ids: list[int]
+    """Their 64-bit hashes, as events carry them."""
     offer_users: list[bytes]
     offers: list[bytes]
     decision_users: list[bytes]
@@ -131,6 +133,7 @@ class Emitter:
         offer_users = [users[i] for i in offered.tolist()]
         return Emitted(
             offered,
+            offer_hashes(self._topics, self._partition, events[offered]) if campaigns.budgeted else [],
             offer_users,
             encode_offers(
                 self._topics,

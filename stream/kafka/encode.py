@@ -11,9 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType, json
 from numpy.typing import NDArray
-from xxhash import xxh3_128_hexdigest
+from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
-from stream.core.campaign import ArmKind, BySegment, CampaignSet, Frequency, Linear, Threshold
+from stream.core.campaign import (
+    ArmKind,
+    BySegment,
+    Calendar,
+    CampaignSet,
+    Explore,
+    Frequency,
+    Linear,
+    Profit,
+    Threshold,
+)
 from stream.core.decide import Decisions, Reason
 from stream.core.events import KINDS_OF_SOURCE, N_KINDS
 from stream.core.features import LATE
@@ -29,6 +39,9 @@ POLICY_NAMES: dict[type, str] = {
     Frequency: "frequency",
     Linear: "linear",
     BySegment: "segment",
+    Calendar: "calendar",
+    Profit: "profit",
+    Explore: "explore",
 }
 
 
@@ -133,6 +146,12 @@ def offer_id(topic_id: str, partition: int, offset: int) -> str:
     return xxh3_128_hexdigest(f"{topic_id}:{partition}:{offset}".encode())
 
 
+def offer_hashes(topics: Sequence[SourceTopic], partition: int, events: Events) -> list[int]:
+    """Hashes of the ids of the offers on events, as later events carry them that speak of the offers."""
+    ids, _ = _triggers(topics, partition, events)
+    return [xxh3_64_intdigest(id_.encode()) for id_ in ids]
+
+
 def _triggers(topics: Sequence[SourceTopic], partition: int, events: Events) -> tuple[list[str], list[Trigger]]:
     """Ids and triggers of the decisions on events, in their order."""
     offsets = events["offset"].tolist()
@@ -221,7 +240,7 @@ def _decision_terms(decision: np.void, late: bool, campaigns: CampaignSet, model
         campaign_version=campaign.version if campaign else None,
         arm=arms[arm_index].id if arm_index != NONE else "none",
         eligible=tuple(arm.id for i, arm in enumerate(arms) if eligible >> i & 1),
-        dual_price=0.0,  # without a budget there is no price on it
+        dual_price=float(decision["dual_price"]),
         holdout=bool(decision["holdout"]),
         reason=Reason(decision["reason"]).name.lower(),
         late=late,
@@ -274,24 +293,28 @@ def _offer_terms(
     campaign_index, arm_index, depth_bp, value_minor = part
     campaign = campaigns.campaigns[campaign_index]
     arm = campaign.arms[arm_index]
+    is_percent = arm.kind == ArmKind.PERCENT
+    max_discount_minor = (
+        value_minor if is_percent else 0
+    ) or arm.max_discount_minor  # under a budget: what is reserved
     terms = OfferTerms(
         schema_version=OFFER_SCHEMA_VERSION,
         campaign_id=campaign.id,
         campaign_version=campaign.version,
         arm=arm.id,
         kind=arm.kind.name.lower(),
-        percent=depth_bp / 100 if arm.kind == ArmKind.PERCENT else UNSET,
+        percent=depth_bp / 100 if is_percent else UNSET,
         value_minor=value_minor if arm.kind in {ArmKind.AMOUNT, ArmKind.COUPON} else UNSET,
         tiers=tuple(Tier(*tier) for tier in arm.tiers) or UNSET,
         gift_product_id=arm.gift or UNSET,
         currency=campaign.currency or currency,
         min_spend_minor=(arm.tiers[0][0] if arm.tiers else arm.min_spend_minor) or UNSET,
-        max_discount_minor=arm.max_discount_minor or UNSET,
-        scope={},  # the whole order: campaigns have no narrower one yet
+        max_discount_minor=max_discount_minor or UNSET,
+        scope=campaign.scope or {},
         valid_from_ms=now_ms,
         valid_until_ms=now_ms + campaign.valid_for_ms,
         stacking_group=campaign.stacking_group,
-        cost_reserved_minor=arm.max_discount_minor if arm.kind == ArmKind.PERCENT else value_minor,
+        cost_reserved_minor=max_discount_minor if is_percent else value_minor or arm.cost_minor,
         disclosure=campaign.disclosure,
         policy=POLICY_NAMES[type(campaign.policy)],
         model=model,

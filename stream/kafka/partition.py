@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rocksdict import Cache
 
 from stream.core.absorb import Events, apply_order, is_duplicate, is_step
+from stream.core.budget import Wallet, name_open_offers
 from stream.core.decide import draws
 from stream.core.events import SOURCES
 from stream.core.rounds import pieces
@@ -135,6 +136,8 @@ class Partition:
         self._columns = Columns(self._store, settings.hot_rows)
         self._emitter = Emitter(settings, self.number, self._topic_ids)
         self._open = _Open(Outputs(), number=0)
+        stored = self._store.applied
+        self._wallet = Wallet.from_state(applied_record.decode(stored).budgets) if stored else Wallet()
 
     # --- applying
 
@@ -231,11 +234,14 @@ class Partition:
             draw[of_source] = draws(self._emitter.topic_hashes[source], self.number, events["offset"][of_source])
         lap("absorb")
         now_ms = time.time_ns() // 1_000_000
+        wallet = self._wallet
+        if in_force.campaigns.budgeted:
+            wallet.follow(in_force.campaigns, self.number, self._settings.partitions, now_ms)
         for piece in pieces(row[order], self._settings.user_events_max):
             at = order[piece]
             applied = gather(events, at)
             outcome = self._shared.process(
-                applied, row[at], rows, in_force, now_ms, draw[at], self._settings.offer_max_age_ms, lap
+                applied, row[at], rows, in_force, now_ms, draw[at], self._settings.offer_max_age_ms, lap, wallet
             )
             emitted = self._emitter.emit(
                 applied, [users[i] for i in at.tolist()], outcome, in_force, now_ms, self._sequence, metrics
@@ -244,6 +250,8 @@ class Partition:
             open_.outputs.add(emitted)
             if len(emitted.offered):
                 open_.published_ms.append(published_ms[at[emitted.offered]])
+                if wallet:
+                    name_open_offers(rows, row[at[emitted.offered]], emitted.offer_ids)
             lap("emit")
         for source in sources:
             # A row that is ahead of the applied record stays ahead: the batches replayed up to it may be other ones.
@@ -323,6 +331,7 @@ class Partition:
             partitions=self._settings.partitions,
             sequence=self._sequence,
             sources={s: SourcePosition(self._topic_ids[s], self.read[s]) for s in SOURCES},
+            budgets=self._wallet.state(),
         )
         rows = open_.outputs.rows
         if rows:

@@ -270,7 +270,7 @@ def test_what_our_producers_encode_is_valid(topic: str) -> None:
 
 def test_campaign_records_are_documents_and_what_publishing_adds() -> None:
     record, document = SCHEMAS["campaigns"], SCHEMAS["campaign-document"]
-    assert set(record["properties"]) == {*document["properties"], "published_ms", "resume_state"}
+    assert set(record["properties"]) == {*document["properties"], "published_ms", "resume_state", "learned"}
     assert set(record["required"]) == {*document["required"], "published_ms"}
     assert record["additionalProperties"] is document["additionalProperties"] is False
 

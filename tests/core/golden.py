@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from stream.core.row import N_FENCES, N_STATE, ROW, ROW_FORMAT, new_rows, pack
+from stream.core.row import N_FENCES, N_OFFER_DAYS, N_STATE, ROW, ROW_FORMAT, new_rows, pack
 from tests.core import oracle
 from tests.core.logs import of_user, random_log
 
@@ -29,6 +29,11 @@ def golden_rows() -> list[dict[str, Any]]:
             "state": halves,
             "offers_made": draw.randint(0, 9),
             "offer_last_ms": draw.randint(0, 2**41),
+            "offer_day": draw.randint(0, 2**16 - 1),
+            "offer_days": [draw.randint(0, 255) for _ in range(N_OFFER_DAYS // 2)],
+            "open_offer": draw.randint(0, 2**32 - 1),
+            "open_campaign": draw.randint(0, 2**32 - 1),
+            "open_cost": draw.randint(0, 2**32 - 1),
         }
         rows.append(oracle.row(of_user(random_log(Random(seed), n, 1), 0)) | others)
     return rows

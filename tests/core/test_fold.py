@@ -13,7 +13,10 @@ from tests.core import oracle
 from tests.core.logs import Log, as_columns, logs, of_user, random_log, users
 
 # Fields of a row that events do not determine: the model, the decisions and the store write them.
-NOT_OF_EVENTS = {"fence", "model", "state", "segment", "offers_made", "offer_last_ms", "reserved"}
+NOT_OF_EVENTS = {
+    *("fence", "model", "state", "segment", "offers_made", "offer_last_ms", "offer_day", "offer_days"),
+    *("open_offer", "open_campaign", "open_cost"),
+}
 
 
 def folded(log: Log, n_users: int, chunk: int = 2_000) -> tuple[Rows, NDArray[np.uint8], NDArray[np.bool_]]:

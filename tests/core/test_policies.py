@@ -1,5 +1,6 @@
 """Each policy alone: the arm and the depth for given scores and counts, against exact arithmetic."""
 
+import dataclasses
 import math
 from fractions import Fraction
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.campaign import BySegment, Frequency, Linear, Policy, Threshold
+from stream.campaigns.control import Shop, compile_document
+from stream.core.campaign import BySegment, CampaignSet, Frequency, Linear, Policy, Threshold
 from stream.core.events import EVENT, Kind
 from stream.core.facts import Triggers
 from stream.core.policies import NONE, Choice, choose, needs_score
@@ -18,13 +20,26 @@ from stream.core.segments import SegmentRules
 
 NOW_MS = 1_790_000_000_000
 RULES = SegmentRules()
+CAMPAIGN = compile_document(
+    {
+        "id": "any",
+        "name": "Any",
+        "version": 1,
+        "trigger": {"kinds": ["product_view"]},
+        "arms": [{"id": "ten", "kind": "percent", "percent": 10}],
+        "policy": {"kind": "explore"},
+        "valid_for": "1d",
+    },
+    Shop(),
+)
 
 
 def ask(policy: Policy, scores: list[float], rows: np.ndarray[Any, Any] | None = None) -> Choice:
     n = len(scores)
     at = np.arange(n)
     triggers = Triggers(np.zeros(n, EVENT), new_rows(n) if rows is None else rows, at, NOW_MS, RULES)
-    return choose(policy, np.array(scores, np.float32), triggers, at)
+    campaign = dataclasses.replace(CAMPAIGN, policy=policy)
+    return choose(campaign, np.array(scores, np.float32), triggers, at, CampaignSet().today(NOW_MS), 0.0)
 
 
 SCORES = st.floats(0, 1, width=32)

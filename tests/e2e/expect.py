@@ -6,7 +6,7 @@ what the oracle does not know (hidden state, scores). Published JSON is reduced 
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,10 +30,13 @@ KIND_NAMES = (
 )
 """Kind names of the contract by code (stream/core/events.py)."""
 
-OF_DECISIONS = ("offers_made", "offer_last_ms")
+OF_DECISIONS = ("offers_made", "offer_last_ms", "offer_day", "offer_days")
 """Fields of a row that decisions determine."""
 
-UNDETERMINED = ("fence", "model", "state", "segment", "reserved", *OF_DECISIONS, "recent_ids")
+OF_BUDGETS = ("open_offer", "open_campaign", "open_cost")
+"""Of these too, where a campaign has a budget; none here has."""
+
+UNDETERMINED = ("fence", "model", "state", "segment", *OF_DECISIONS, *OF_BUDGETS, "recent_ids")
 """What the oracle's row does not say, or, of `recent_ids`, says too strictly: bookkeeping makes no decision, so nothing
 states when among the steps it was applied. `_check_ids` looks at that field."""
 
@@ -152,12 +155,22 @@ def check_rows(rows: Mapping[bytes, np.void], past: Mapping[bytes, Past]) -> Non
     for user, (notes, steps, decisions) in past.items():
         row, wanted = rows[user], oracle.row([*notes, *steps])
         offered = [d["time_ms"] for d in decisions if d["reason"] == "offered"]
-        wanted |= {"offers_made": len(offered), "offer_last_ms": max(offered, default=0)}
+        wanted |= {"offers_made": len(offered), "offer_last_ms": max(offered, default=0)} | _offer_days(offered)
         named = set(wanted) - {"recent_ids"}
         assert named | set(UNDETERMINED) == set(ROW.names or ()), named ^ set(ROW.names or ())
         for name in named:
             assert row[name].tolist() == wanted[name], f"{user!r}.{name}: {row[name].tolist()}, must be {wanted[name]}"
         _check_ids(user, row["recent_ids"].tolist(), notes, steps)
+
+
+def _offer_days(offered_ms: Sequence[int]) -> dict[str, object]:
+    """Offers by day, UTC: the last 32 days up to the newest, day d in the lower or upper half of byte d % 32 // 2."""
+    days = Counter(ms // 86_400_000 for ms in offered_ms)
+    newest, halves = max(days, default=0), [0] * 32
+    for day, n in days.items():
+        if newest - day < 32:
+            halves[day % 32] = min(n, 15)
+    return {"offer_day": newest, "offer_days": [halves[i] + 16 * halves[i + 1] for i in range(0, 32, 2)]}
 
 
 def _check_ids(user: bytes, ring: list[int], notes: Sequence[oracle.Event], steps: Sequence[oracle.Event]) -> None:
