@@ -22,8 +22,7 @@ from stream.kafka.cluster import look
 from stream.kafka.control import Control
 from stream.kafka.lag import Lag
 from stream.kafka.partition import Shared
-from stream.kafka.partitions import Partitions
-from stream.kafka.producer import BulkProducer
+from stream.kafka.partitions import Flow, Partitions
 from stream.kafka.store import shared_cache
 from stream.kafka.table import PartitionManager
 from stream.metrics import Metrics, loop_monitor
@@ -100,7 +99,7 @@ def build_app(settings: Settings, metrics: Metrics, control: Control) -> App:
         consumer_max_fetch_size=max(settings.batch_bytes, 1 << 20),
         broker_max_poll_records=4 * settings.batch_rows,
         broker_session_timeout=session_s,
-        broker_heartbeat_interval=min(3.0, session_s / 3),
+        broker_heartbeat_interval=settings.heartbeat_interval_s,
         broker_request_timeout=max(90.0, session_s + 10),
         broker_rebalance_timeout=max(60.0, session_s),
         broker_max_poll_interval=max(300.0, 2 * session_s),
@@ -117,9 +116,13 @@ def build_app(settings: Settings, metrics: Metrics, control: Control) -> App:
             compute=ThreadPoolExecutor(1, "compute"),
             cache=shared_cache(settings.store_cache_bytes),
             process=process,
-            applied_producers=lambda partition: BulkProducer(settings, partition, report_offsets=True),
             fatal=app.fatal,
-        )
+        ),
+        # Faust makes its table manager when it is asked for, and that asks for the partitions.
+        Flow(
+            lambda number: app.tables.recovery.hold(number),  # noqa: PLW0108
+            lambda number: app.tables.recovery.go_on(number),  # noqa: PLW0108
+        ),
     )
     connect(app, app.partitions, control, settings)
     return app

@@ -3,11 +3,14 @@
     OfferstreamError
     ├── SettingsError        bad settings, all named at once      the command line prints it, exit code 2
     ├── SetupError           broker, topic or port not as needed  the command line prints what to do, exit code 1
+    │   └── BrokerSilentError     no broker answers               while taking over anew: asked again, for a while
     ├── ModelRefused         stream.scoring.artefact           a worker counts it and keeps the model in force
     └── PartitionError       a partition cannot go on             the worker logs it and ends, exit code 1
         ├── SourceLostError       events were lost to retention, or the topic is another one
         ├── StoreCorruptError     the local store is not usable: set aside and restored from the changelog
         └── DeliveryError         the broker did not take what was sent
+            └── TransactionError      a transaction failed: the partition is taken over anew (`stream.kafka.partitions`)
+                └── FencedError       another worker has taken the partition over, or the broker gave up on ours
 
 Bad events are no errors: they become dead letters (`stream.kafka.decode`). A refused model or campaign is counted and
 the one in force stays (`stream.kafka.control`). Anything else that is raised is a bug: the process ends at once without
@@ -31,6 +34,10 @@ class SetupError(OfferstreamError):
     """What the worker runs on is not as it needs it; the message says what to do."""
 
 
+class BrokerSilentError(SetupError):
+    """No answer from the brokers."""
+
+
 class PartitionError(OfferstreamError):
     """A partition cannot go on; the message names topic, partition and offset."""
 
@@ -45,3 +52,14 @@ class StoreCorruptError(PartitionError):
 
 class DeliveryError(PartitionError):
     """A record was refused by the broker or could not be delivered in time."""
+
+
+class TransactionError(DeliveryError):
+    """A transaction was not committed: nothing of it will be seen."""
+
+
+class FencedError(TransactionError):
+    """The brokers take nothing more from this producer: another one has initialised the partition's transactional id.
+
+    Or they gave up on a transaction that took longer than its time-out, which looks the same.
+    """

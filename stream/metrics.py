@@ -84,6 +84,11 @@ class Metrics:
         self.restoring = Gauge(
             "offerstream_restoring", "Partitions being restored; their events wait", registry=registry
         )
+        self.transactions_failed = Counter(
+            "offerstream_transactions_failed",
+            "Transactions that failed: each costs taking its partition over anew",
+            registry=registry,
+        )
         self.model_info = Gauge("offerstream_model_info", "1 for the model in force", ("hash",), registry=registry)
         self.model_refused = Counter(
             "offerstream_model_refused", "Published models that were not taken over", ("reason",), registry=registry

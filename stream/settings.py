@@ -17,7 +17,7 @@ from stream.errors import SettingsError
 
 PREFIX = "OFFERSTREAM_"
 DATA_DIR = Path("var/worker")
-GUARANTEES = ("at_least_once",)
+GUARANTEES = ("exactly_once", "at_least_once")
 _DAY_MS = 86_400_000
 PARTITIONS_MAX_PER_WORKER = 16
 """A producer a partition costs some 6 threads and 3 to 5 connections."""
@@ -42,7 +42,9 @@ class Settings:
     admin_port: int = _setting(6066, "its port; 0 takes any free one", 0, 65_535)
     currency: str = _setting("EUR", "the reporting currency (ISO 4217); events in others are dead letters")
     timezone: str = _setting("UTC", "the shop's time zone (IANA): its days and dates")
-    guarantee: str = _setting("at_least_once", "what a reader of `offers` is promised")
+    guarantee: str = _setting(
+        "exactly_once", "`exactly_once`: who reads `offers` read_committed sees each once; or `at_least_once`"
+    )
     offer_max_age_ms: int = _setting(60_000, "an older trigger gets no offer, reason `stale`", 1, 10**13)
     decision_sample: float = _setting(0.01, "share logged of the decisions in which only 'none' was eligible", 0, 1)
     batch_rows: int = _setting(2_000, "most records in a batch", 1, 100_000)
@@ -68,6 +70,10 @@ class Settings:
     delivery_timeout_ms: int = _setting(
         300_000, "how long a broker outage may last before the worker gives up", 1_000, _DAY_MS
     )
+    transaction_timeout_ms: int = _setting(
+        15_000, "a transaction open for longer is aborted: a dead owner nobody replaces holds readers up so long",
+        1_000, 900_000,
+    )  # fmt: skip
     stall_ms: int = _setting(
         60_000, "unhealthy when no position moves for this long while records wait", 1_000, _DAY_MS
     )
@@ -76,6 +82,11 @@ class Settings:
     def topic(self, name: str) -> str:
         """The full name of a topic."""
         return self.topic_prefix + name
+
+    @property
+    def heartbeat_interval_s(self) -> float:
+        """How often a worker shows the group that it lives."""
+        return min(3.0, self.session_timeout_ms / 3000)
 
     @property
     def changelog(self) -> str:

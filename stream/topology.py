@@ -43,7 +43,7 @@ def connect(app: faust.App, partitions: Partitions, control: Control, settings: 
     @app.agent(events, name="offers")
     async def offers(stream: faust.Stream) -> None:
         async for batch in stream:
-            await partitions[batch.partition].apply(batch, control.in_force())
+            await partitions.apply(batch, control.in_force())
 
 
 class Outcome(NamedTuple):

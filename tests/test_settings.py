@@ -79,7 +79,7 @@ def test_what_is_no_number_is_refused(name: str, text: str) -> None:
 
 
 BAD = {
-    "guarantee": "exactly_once",
+    "guarantee": "exactly_twice",
     "lost_events": "ignore",
     "currency": "Euro",
     "timezone": "Mars/Olympus",

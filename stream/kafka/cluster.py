@@ -10,7 +10,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCol
 from confluent_kafka.admin import AdminClient, OffsetSpec, TopicDescription
 
 from stream.core.events import SOURCES
-from stream.errors import SetupError
+from stream.errors import BrokerSilentError, SetupError
 from stream.settings import Settings
 
 OUTPUTS = ("offers", "decisions", "dead-letters")
@@ -47,9 +47,9 @@ def admin_client(bootstrap: str) -> AdminClient:
     return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": lambda _error: None})
 
 
-def no_answer(bootstrap: str, error: KafkaException) -> SetupError:
+def no_answer(bootstrap: str, error: KafkaException) -> BrokerSilentError:
     """What to say where no broker answers."""
-    return SetupError(
+    return BrokerSilentError(
         f"no answer from Kafka at {bootstrap}: {error.args[0].str()}. "
         "Is it running there? KAFKA_BOOTSTRAP names the brokers; `python -m stream broker start` starts one here."
     )
@@ -82,7 +82,8 @@ def look(settings: Settings, admin: AdminClient) -> Cluster:
     """Describe every topic that a worker reads or writes.
 
     Raises:
-        SetupError: no broker answers; or the topics are not as they must be: names everything that is wrong.
+        BrokerSilentError: no broker answers.
+        SetupError: the topics are not as they must be: names everything that is wrong.
     """
     keyed_by_user = dict.fromkeys([*map(settings.topic, (*SOURCES, *OUTPUTS)), settings.changelog], True)
     keyed_by_user |= dict.fromkeys(map(settings.topic, CONTROL), False)
@@ -133,7 +134,7 @@ def log_ranges(admin: AdminClient, partitions: list[tuple[str, int]]) -> dict[tu
     """(first offset, last stable offset) of each (topic, partition): what a read_committed reader can read now.
 
     Raises:
-        SetupError: the leader does not answer.
+        BrokerSilentError: the leader does not answer.
     """
     if not partitions:
         return {}
@@ -166,5 +167,5 @@ def _offsets(
             return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
         except KafkaException as e:
             if time.monotonic() > give_up_s:
-                raise SetupError(f"no offsets from the brokers: {e.args[0].str()}") from e
+                raise BrokerSilentError(f"no offsets from the brokers: {e.args[0].str()}") from e
         time.sleep(_PAUSE_S)

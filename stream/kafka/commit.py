@@ -1,6 +1,7 @@
 """What a commit sends, and in which order."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from stream.kafka import applied as applied_record
 from stream.kafka.emit import Outputs
-from stream.kafka.producer import BulkProducer
+from stream.kafka.producer import BulkProducer, TransactionalProducer
 from stream.metrics import Metrics
 from stream.settings import Settings
 
@@ -28,30 +29,106 @@ class Sent:
     """Publish times of the triggers of the offers."""
 
 
-def send_at_least_once(
-    sent: Sent, producer: BulkProducer, applied_producer: BulkProducer, settings: Settings, metrics: Metrics
-) -> int:
-    """Three steps, each begun when the one before is acknowledged.
+class AtLeastOnce:
+    """Every event is applied and every offer is out; an offer may be out twice after a crash."""
 
-    1. Offers, decisions and dead letters. Rows first would lose an offer: after a crash the row's fence would skip its
-       event.
-    2. Rows.
-    3. The applied record. It speaks for rows that must be there.
+    def __init__(self, settings: Settings, partition: int, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._producer = BulkProducer(settings, partition)
+        self._applied_producer = BulkProducer(settings, partition, report_offsets=True)
 
-    Returns:
-        The changelog's offset behind the applied record.
+    def initialise(self, still_wanted: Callable[[], bool]) -> bool:
+        """Nothing: nobody can be fenced."""
+        return still_wanted()
 
-    Raises:
-        DeliveryError: a record was not taken; whatever follows it has not been sent.
-    """
-    # 1.
-    sent.outputs.send(producer, settings)
-    producer.flush()
+    def send(self, sent: Sent) -> int:
+        """Three steps, each begun when the one before is acknowledged.
+
+        1. Offers, decisions and dead letters. Rows first would lose an offer: after a crash the row's fence would skip
+           its event.
+        2. Rows.
+        3. The applied record. It speaks for rows that must be there.
+
+        Returns:
+            The changelog's offset behind the applied record.
+
+        Raises:
+            DeliveryError: a record was not taken; whatever follows it has not been sent.
+        """
+        settings, producer = self._settings, self._producer
+        # 1.
+        sent.outputs.send(producer, settings)
+        producer.flush()
+        _observe_latency(sent, self._metrics)
+        # 2.
+        producer.send(settings.changelog, sent.outputs.rows.keys(), sent.outputs.rows.values())
+        producer.flush()
+        # 3.
+        return self._applied_producer.send_last(settings.changelog, applied_record.KEY, sent.applied) + 1
+
+    def close(self) -> None:
+        """Drop what is not sent."""
+        self._producer.close()
+        self._applied_producer.close()
+
+
+class ExactlyOnce:
+    """Every event is applied once and every offer is seen once, by readers with `isolation.level=read_committed`."""
+
+    def __init__(self, settings: Settings, partition: int, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._producer = TransactionalProducer(settings, partition)
+
+    def initialise(self, still_wanted: Callable[[], bool]) -> bool:
+        """Fence the partition's former owners; see `TransactionalProducer.initialise`."""
+        return self._producer.initialise(still_wanted)
+
+    def send(self, sent: Sent) -> int:
+        """One transaction: outputs, rows and the applied record are seen all together or never.
+
+        1. Begin. Whoever was fenced meanwhile is told at the first record, and no reader sees that one.
+        2. Outputs and rows, in any order: no reader sees one without the others.
+        3. The applied record, last: nothing in the changelog is behind it but the transaction's marker, so its offset
+           tells how far the next owner has to read.
+        4. Commit. Nothing else moves until the brokers have said that it is committed: a time-out is neither yes nor
+           no.
+
+        Source offsets are no part of it. The applied record is the only authority on them; to send them along would
+        cost two more requests a commit, to fence those whom the transactional id fences already.
+
+        Returns:
+            The changelog's offset behind the transaction.
+
+        Raises:
+            TransactionError: nothing of it will be seen; or nobody knows, and the next `initialise` finds out.
+        """
+        settings, producer = self._settings, self._producer
+        # 1.
+        producer.begin()
+        # 2.
+        sent.outputs.send(producer, settings)
+        producer.send(settings.changelog, sent.outputs.rows.keys(), sent.outputs.rows.values())
+        # 3. and 4.
+        offset = producer.commit(settings.changelog, applied_record.KEY, sent.applied)
+        _observe_latency(sent, self._metrics)
+        return offset + 2  # the marker has an offset of its own
+
+    def close(self) -> None:
+        """Drop what is not sent; an open transaction is aborted by the next owner, or by its time-out."""
+        self._producer.close()
+
+
+Sender = AtLeastOnce | ExactlyOnce
+SENDERS: dict[str, type[AtLeastOnce] | type[ExactlyOnce]] = {
+    "at_least_once": AtLeastOnce,
+    "exactly_once": ExactlyOnce,
+}
+"""By the setting `guarantee`."""
+
+
+def _observe_latency(sent: Sent, metrics: Metrics) -> None:
     now_ms = time.time_ns() // 1_000_000
     for published_ms in sent.published_ms.tolist():
         metrics.offer_latency.observe((now_ms - published_ms) / 1000)
-    # 2.
-    producer.send(settings.changelog, sent.outputs.rows.keys(), sent.outputs.rows.values())
-    producer.flush()
-    # 3.
-    return applied_producer.send_last(settings.changelog, applied_record.KEY, sent.applied) + 1

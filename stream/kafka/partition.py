@@ -5,6 +5,9 @@
     commit       send, store, release                     in the partition's own thread, then the compute thread
     drop         let go
 
+A transaction that fails makes the partition a failed one: it applies and commits nothing more, and somebody
+(`stream.kafka.partitions`) takes it over anew, which throws away what was computed since the last commit.
+
 Changes of state happen on the worker's one compute thread, so none of it is locked. Sending blocks, so each partition
 has a thread of its own for it. PROTOCOL: the comments name the rule of the design's protocol where an order matters.
 """
@@ -17,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+from confluent_kafka.admin import AdminClient
 from numpy.typing import NDArray
 from rocksdict import Cache
 
@@ -26,16 +30,16 @@ from stream.core.decide import draws
 from stream.core.events import SOURCES
 from stream.core.rounds import pieces
 from stream.core.row import ROW_FORMAT, gather, pack, scatter
+from stream.errors import TransactionError
 from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied, SourcePosition
-from stream.kafka.cluster import Cluster
+from stream.kafka.cluster import Cluster, log_ranges
 from stream.kafka.columns import Columns
-from stream.kafka.commit import Sent, send_at_least_once
+from stream.kafka.commit import SENDERS, Sent
 from stream.kafka.control import InForce
 from stream.kafka.decode import Decoded, decode
 from stream.kafka.emit import Emitter, Outputs
-from stream.kafka.producer import BulkProducer
-from stream.kafka.takeover import Range, open_store, where_to_go_on
+from stream.kafka.takeover import open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -54,8 +58,6 @@ class Shared:
     cache: Cache
     process: Callable  # type: ignore[type-arg]
     """`stream.topology.process`."""
-    applied_producers: Callable[[int], BulkProducer]
-    """Makes the producer of a partition's applied records."""
     fatal: Callable[[BaseException], None]
     """Ends the process."""
 
@@ -74,8 +76,22 @@ class _Open:
 class Partition:
     """See the module's text. Made closed; `take_over` opens it."""
 
-    def __init__(self, number: int, shared: Shared) -> None:
+    def __init__(
+        self, number: int, shared: Shared, life: int, on_failed: Callable[["Partition", TransactionError], None]
+    ) -> None:
+        """Nothing happens yet.
+
+        Args:
+            number: of the partition.
+            shared: see `Shared`.
+            life: which of the worker's take-overs this is: a batch that was fetched in another one is not applied.
+            on_failed: called once when a transaction failed.
+        """
         self.number = number
+        self.life = life
+        self.failed = False
+        """A transaction failed: nothing is applied or committed any more."""
+        self._on_failed = on_failed
         self.read: dict[str, int] = {}
         """Next offset to read, by source: what is applied to the rows in memory."""
         self.committed: dict[str, int] = {}
@@ -93,34 +109,48 @@ class Partition:
 
     # --- taking over
 
-    async def take_over(self, cluster: Cluster, logs: dict[str, Range], log_changelog: Range) -> None:
+    async def take_over(self, cluster: Cluster, admin: AdminClient, still_ours: Callable[[], bool]) -> bool:
         """Become this partition's owner; afterwards `read` says where to read on.
 
-        1. Producers.
-        2. The local store, if it can be trusted.
-        3. The changelog's tail into it, up to the end that was asked for before.
+        1. Fence whoever owned it before: from here on only we can write to its changelog. What they left open is
+           aborted or committed now.
+        2. Ask where the logs end, only now: the changelog's end counts all that the one before us committed.
+        3. The local store, if it can be trusted, and the changelog's tail into it, up to that end.
         4. The applied record against the source topics.
         5. Columns, empty: rows are read as users come.
 
         Args:
             cluster: topics as they are.
-            logs: by source.
-            log_changelog: asked for at the beginning of this take-over.
+            admin: asks for the logs.
+            still_ours: False when the group has moved on: then it is given up.
+
+        Returns:
+            Whether it is ours.
 
         Raises:
             PartitionError: see its kinds.
+            BrokerSilentError: the leader of a log does not answer.
         """
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._take_over, cluster, logs, log_changelog)
+        if not await loop.run_in_executor(self._thread, self._take_over, cluster, admin, still_ours):
+            return False
         self._commit_task = loop.create_task(self._commit_when_due(), name=f"commit-{self.number}")
+        return True
 
-    def _take_over(self, cluster: Cluster, logs: dict[str, Range], log_changelog: Range) -> None:
+    def _take_over(self, cluster: Cluster, admin: AdminClient, still_ours: Callable[[], bool]) -> bool:
         settings, shared = self._settings, self._shared
         self._topic_ids = {source: cluster.topic_ids[settings.topic(source)] for source in SOURCES}
         # 1.
-        self._producer = BulkProducer(settings, self.number)
-        self._applied_producer = shared.applied_producers(self.number)
-        # 2. and 3.
+        self._sender = SENDERS[settings.guarantee](settings, self.number, self._metrics)
+        if not self._sender.initialise(still_ours) or not still_ours():
+            self._sender.close()
+            return False
+        # 2.
+        topics = {source: settings.topic(source) for source in SOURCES}
+        ranges = log_ranges(admin, [(topic, self.number) for topic in (*topics.values(), settings.changelog)])
+        logs = {source: ranges[topic, self.number] for source, topic in topics.items()}
+        log_changelog = ranges[settings.changelog, self.number]
+        # 3.
         began_s = time.monotonic()
         self._store, n = open_store(settings, self.number, cluster, log_changelog, shared.cache, self._metrics)
         logger.info(
@@ -138,11 +168,16 @@ class Partition:
         self._open = _Open(Outputs(), number=0)
         stored = self._store.applied
         self._wallet = Wallet.from_state(applied_record.decode(stored).budgets) if stored else Wallet()
+        return True
 
     # --- applying
 
     async def apply(self, batch: EventBatch, in_force: InForce) -> None:
-        """Apply one batch to the rows; its outputs are sent by the next commit."""
+        """Apply one batch to the rows; its outputs are sent by the next commit.
+
+        Nothing happens to a batch that was fetched before this take-over, or that comes after a failed transaction: its
+        records are read again.
+        """
         loop = asyncio.get_running_loop()
         try:
             await self._apply_in_turn(loop, batch, in_force)
@@ -151,12 +186,15 @@ class Partition:
 
     async def _apply_in_turn(self, loop: asyncio.AbstractEventLoop, batch: EventBatch, in_force: InForce) -> None:
         async with self._apply_lock:
-            while self._open.outputs.n_bytes > 2 * self._settings.commit_bytes:
+            while self._open.outputs.n_bytes > 2 * self._settings.commit_bytes and not self.failed:
                 await self.commit()
+            if self.failed or batch.life != self.life:
+                return
             try:
                 await loop.run_in_executor(self._shared.compute, self._apply, batch, in_force)
             except BufferError:  # every slot in memory holds uncommitted changes
-                await self.commit()
+                if not await self.commit():
+                    return
                 await loop.run_in_executor(self._shared.compute, self._apply, batch, in_force)
             self._ask_for_commit(at_once=not batch.more_waits)
 
@@ -293,14 +331,17 @@ class Partition:
         except Exception as e:  # noqa: BLE001 whatever it is, the process must not go on with it
             self._shared.fatal(e)
 
-    async def commit(self) -> None:
+    async def commit(self) -> bool:
         """Send and store what was computed since the last commit.
 
         1. Snapshot: rows are bytes already. A later batch may change the columns while these are on their way.
-        2. Send, see `stream.kafka.commit`.
+        2. Send, see `stream.kafka.commit`. If that is a transaction and fails, nothing more happens here.
         3. Store: RocksDB takes the bytes that were sent, never the columns, with the changelog's offset. Nothing is
            stored before it is acknowledged, or a restart would take rows for applied that the changelog does not know.
         4. Release: source offsets may be committed, slots may be evicted.
+
+        Returns:
+            Whether the partition is sound.
         """
         loop = asyncio.get_running_loop()
         compute = self._shared.compute
@@ -311,15 +352,23 @@ class Partition:
             self._commit_due.clear()
             self._commit_began_s = time.monotonic()
             # 1.
+            if self.failed:
+                return False
             sent = await loop.run_in_executor(compute, self._snapshot)
             if sent is None:
-                return
+                return True
             # 2.
-            changelog_end = await loop.run_in_executor(self._thread, self._send, sent)
+            try:
+                changelog_end = await loop.run_in_executor(self._thread, self._send, sent)
+            except TransactionError as e:
+                self.failed = True
+                self._on_failed(self, e)
+                return False
             # 3.
             await loop.run_in_executor(compute, self._keep, sent, changelog_end)
             # 4.
             self.committed = sent.positions
+            return True
 
     def _snapshot(self) -> Sent | None:
         open_ = self._open
@@ -346,7 +395,7 @@ class Partition:
 
     def _send(self, sent: Sent) -> int:
         began_s = time.perf_counter()
-        end = send_at_least_once(sent, self._producer, self._applied_producer, self._settings, self._metrics)
+        end = self._sender.send(sent)
         self._metrics.stage["commit"].observe(time.perf_counter() - began_s)
         return end
 
@@ -382,8 +431,7 @@ class Partition:
             await asyncio.gather(self._commit_task, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
-        for producer in (self._producer, self._applied_producer):
-            producer.close()  # from here: an abandoned send may hold the partition's own thread
+        self._sender.close()  # from here: an abandoned send may hold the partition's own thread
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._shared.compute, self._store.close if keep_store else self._store.abandon)
         self._thread.shutdown(wait=False)

@@ -2,26 +2,54 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from confluent_kafka.admin import AdminClient
 from faust.types import TP
 
 from stream.core.events import SOURCES
-from stream.errors import SetupError
+from stream.errors import BrokerSilentError, FencedError, PartitionError, SetupError, TransactionError
 from stream.kafka.cluster import Cluster, log_ranges, look
+from stream.kafka.control import InForce
 from stream.kafka.partition import Partition, Shared
-from stream.kafka.takeover import Range
+from stream.kafka.transport import EventBatch
 from stream.settings import PARTITIONS_MAX_PER_WORKER, client_id
 
 logger = logging.getLogger(__name__)
+
+FAILURES_PER_MINUTE_MAX = 10
+"""Transactions, of all partitions, that may fail in a minute: with more, something is wrong that does not pass."""
+
+_PAUSE_S = 1.0
+"""Between two attempts at brokers that do not answer."""
+
+
+T = TypeVar("T")
+
+
+class Flow(NamedTuple):
+    """How the events of one partition are held back and let go on while it is taken over anew."""
+
+    hold: Callable[[int], None]
+    go_on: Callable[[int], Awaitable[None]]
+    """Seeks to where the rows stand, then lets them flow."""
 
 
 class Partitions:
     """Partitions by number. Belongs to the event loop."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, flow: Flow) -> None:
         self._shared = shared
+        self._flow = flow
+        self._lock = asyncio.Lock()
+        """Held while partitions are taken over or dropped."""
+        self._lives = 0
+        self._still_ours: Callable[[], bool] = lambda: False
+        self._failures: deque[float] = deque()
+        self._renewals: set[asyncio.Task[None]] = set()
         self._settings = settings = shared.settings
         self._open: dict[int, Partition] = {}
         self._admin = AdminClient({"bootstrap.servers": settings.bootstrap, "client.id": client_id(settings)})
@@ -32,14 +60,27 @@ class Partitions:
     def __getitem__(self, number: int) -> Partition:
         return self._open[number]
 
+    async def apply(self, batch: EventBatch, in_force: InForce) -> None:
+        """Apply a batch, if its partition is still here: it may have waited while the partition was let go of."""
+        partition = self._open.get(batch.partition)
+        if partition is not None:
+            await partition.apply(batch, in_force)
+
     def __len__(self) -> int:
         return len(self._open)
+
+    def _sound(self) -> dict[int, Partition]:
+        return {number: partition for number, partition in self._open.items() if not partition.failed}
+
+    def lives(self) -> dict[int, int]:
+        """By number of every partition that is open here: which take-over of it this is."""
+        return {number: partition.life for number, partition in self._sound().items()}
 
     def positions(self) -> dict[TP, int]:
         """Next offset to read of every source partition that is open here."""
         return {
             TP(topic, number): partition.read[source]
-            for number, partition in self._open.items()
+            for number, partition in self._sound().items()
             for topic, source in self.source_of.items()
         }
 
@@ -47,7 +88,7 @@ class Partitions:
         """Next offset after what is stored, of every source partition that is open here."""
         return {
             TP(topic, number): partition.committed[source]
-            for number, partition in self._open.items()
+            for number, partition in self._sound().items()
             for topic, source in self.source_of.items()
         }
 
@@ -67,23 +108,25 @@ class Partitions:
         Raises:
             OfferstreamError: a partition cannot be taken over.
         """
-        settings = self._settings
         if len(wanted) > PARTITIONS_MAX_PER_WORKER:
             raise SetupError(
                 f"{len(wanted)} partitions for one worker, at most {PARTITIONS_MAX_PER_WORKER}: start more workers"
             )
-        for number in sorted(set(self._open) - wanted):
-            await self._drop(number)
+        self._still_ours = still_ours
+        async with self._lock:
+            return await self._take_over(wanted, still_ours)
+
+    async def _take_over(self, wanted: set[int], still_ours: Callable[[], bool]) -> bool:
+        for number, partition in sorted(self._open.items()):
+            if number not in wanted or partition.failed:
+                await self._drop(number)
         if not wanted:
             return True
-        loop = asyncio.get_running_loop()
-        cluster = await loop.run_in_executor(None, look, settings, self._admin)
-        topics = [settings.topic(source) for source in SOURCES] + [settings.changelog]
-        logs = await loop.run_in_executor(
-            None, log_ranges, self._admin, [(t, p) for t in topics for p in sorted(wanted)]
-        )
-        for number in sorted(set(self._open)):
-            if self._open[number].changelog_end != logs[settings.changelog, number][1]:
+        cluster = await self._ask(look, self._settings, self._admin)
+        changelog = self._settings.changelog
+        logs = await self._ask(log_ranges, self._admin, [(changelog, number) for number in sorted(self._open)])
+        for number in sorted(self._open):
+            if self._open[number].changelog_end != logs[changelog, number][1]:
                 logger.warning("partition %d: its changelog has grown meanwhile, taking it over anew", number)
                 await self._drop(number)
         new = sorted(wanted - set(self._open))
@@ -91,35 +134,109 @@ class Partitions:
         try:
             async with asyncio.TaskGroup() as group:
                 for number in new:
-                    group.create_task(self._take_over_one(number, cluster, logs, still_ours))
+                    group.create_task(self._take_over_one(number, cluster, still_ours))
         except* Exception as group:  # noqa: BLE001 the first one speaks for all
             raise group.exceptions[0] from None
         finally:
             self._shared.metrics.restoring.set(0)
-        return wanted <= set(self._open)
+        return wanted <= set(self._sound())
 
-    async def _take_over_one(
-        self, number: int, cluster: Cluster, logs: dict[tuple[str, int], Range], still_ours: Callable[[], bool]
-    ) -> None:
-        if not still_ours():
-            return
-        partition = Partition(number, self._shared)
-        await partition.take_over(
-            cluster,
-            {source: logs[topic, number] for topic, source in self.source_of.items()},
-            logs[self._settings.changelog, number],
-        )
-        self._open[number] = partition
+    async def _ask(self, question: Callable[..., T], *args: object) -> T:
+        """Put a question to the brokers until they answer, for as long as an outage may last."""
+        loop = asyncio.get_running_loop()
+        give_up_s = time.monotonic() + self._settings.delivery_timeout_ms / 1000
+        while True:
+            try:
+                return await loop.run_in_executor(None, question, *args)
+            except BrokerSilentError as e:
+                if time.monotonic() > give_up_s:
+                    raise
+                logger.warning("%s; asking again", e)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _take_over_one(self, number: int, cluster: Cluster, still_ours: Callable[[], bool]) -> None:
+        self._lives += 1
+        partition = Partition(number, self._shared, self._lives, self._on_failed)
+        if still_ours() and await partition.take_over(cluster, self._admin, still_ours):
+            self._open[number] = partition
         self._shared.metrics.restoring.dec()
 
     async def _drop(self, number: int) -> None:
         await self._open.pop(number).drop()
         logger.info("partition %d: let go", number)
 
+    # --- transactions that failed
+
+    def _on_failed(self, partition: Partition, error: TransactionError) -> None:
+        """A zombie, a broker outage and a long stop look the same from here.
+
+        So everything that was not committed is thrown away, and if the partition is still ours it is taken over again:
+        a zombie writes nothing, and an outage costs no process.
+        """
+        logger.error("%s: a transaction failed; taking partition %d over anew", error, partition.number)
+        self._flow.hold(partition.number)
+        if self._count_failure(error):
+            renewal = asyncio.get_running_loop().create_task(self._renew(partition, error))
+            self._renewals.add(renewal)
+            renewal.add_done_callback(self._renewals.discard)
+
+    def _count_failure(self, error: TransactionError | BrokerSilentError) -> bool:
+        """Whether it makes sense to go on."""
+        self._shared.metrics.transactions_failed.inc()
+        now_s = time.monotonic()
+        self._failures.append(now_s)
+        while self._failures[0] < now_s - 60:
+            self._failures.popleft()
+        if len(self._failures) <= FAILURES_PER_MINUTE_MAX:
+            return True
+        self._shared.fatal(
+            PartitionError(f"{len(self._failures)} transactions failed within a minute, lately: {error}")
+        )
+        return False
+
+    async def _renew(self, failed: Partition, error: TransactionError) -> None:
+        """Take a partition over again.
+
+        1. Who was fenced asks the group first: if it has moved on, the next heartbeat tells.
+        2. Drop it, under the lock: a rebalance may have done that.
+        3. Take it over, while it is ours.
+        4. Seek and let events flow. What was fetched before carries the old life and is not applied.
+        """
+        number = failed.number
+        try:
+            # 1.
+            if isinstance(error, FencedError):
+                await asyncio.sleep(self._settings.heartbeat_interval_s + _PAUSE_S)
+            async with self._lock:
+                # 2.
+                if self._open.get(number) is not failed:
+                    return
+                await self._drop(number)
+                # 3.
+                await self._insist(number)
+            # 4.
+            if number in self._open:
+                await self._flow.go_on(number)
+        except Exception as e:  # noqa: BLE001 whatever it is, the process must not go on with it
+            self._shared.fatal(e)
+
+    async def _insist(self, number: int) -> None:
+        still_ours = self._still_ours
+        while still_ours():
+            try:
+                cluster = await self._ask(look, self._settings, self._admin)
+                await self._take_over_one(number, cluster, still_ours)
+            except (TransactionError, BrokerSilentError) as e:
+                if not self._count_failure(e):
+                    return
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
+
     async def drain(self) -> None:
         """Commit what is in work, within `drain_timeout_ms`; what does not manage is dropped uncommitted."""
         timeout_s = self._settings.drain_timeout_ms / 1000
-        drains = {asyncio.create_task(p.drain()): number for number, p in self._open.items()}
+        drains = {asyncio.create_task(p.drain()): number for number, p in self._sound().items()}
         if not drains:
             return
         done, late = await asyncio.wait(drains, timeout=timeout_s)
@@ -142,5 +259,9 @@ class Partitions:
 
     async def close(self) -> None:
         """Let go of all."""
-        for number in sorted(self._open):
-            await self._drop(number)
+        self._still_ours = lambda: False
+        for renewal in self._renewals:
+            renewal.cancel()
+        async with self._lock:
+            for number in sorted(self._open):
+                await self._drop(number)

@@ -1,18 +1,39 @@
 """The bulk producer: librdkafka, one for each partition, writing to that partition by number.
 
 Its calls block and release the GIL, so each partition uses it from a thread of its own. Errors are never lost: a record
-that the broker refuses, or that cannot be delivered in time, is raised by the next `flush`.
+that the broker refuses, or that cannot be delivered in time, is raised by the next `flush` or `commit`.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from stream.errors import DeliveryError
+from stream.errors import DeliveryError, FencedError, TransactionError
 from stream.settings import Settings, client_id
 
 Header = tuple[str, bytes]
+
+_SLICE_S = 1.0
+"""How long a call that waits for the brokers may hold its thread before it looks whether it is still wanted."""
+
+_FENCED = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)  # noqa: SLF001 public
+
+
+def _configuration(settings: Settings, partition: int) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": settings.bootstrap,
+        "client.id": f"{client_id(settings)}-{partition}",
+        "acks": "all",
+        "enable.idempotence": True,
+        "linger.ms": 1,
+        "compression.type": "lz4",
+        "batch.size": 1 << 20,
+        "message.max.bytes": 16 << 20,
+        "queue.buffering.max.kbytes": 32 << 10,
+        "queue.buffering.max.messages": 1_000_000,
+    }
 
 
 class BulkProducer:
@@ -27,26 +48,19 @@ class BulkProducer:
             report_offsets: call back for every record, so that `send_last` knows its offset; costs 0.5 us a record, so
                 bulk goes without.
         """
+        own = {"message.timeout.ms": settings.delivery_timeout_ms, "delivery.report.only.error": not report_offsets}
+        self._begin(settings, partition, own, self._note)
+
+    def _begin(
+        self, settings: Settings, partition: int, own: dict[str, Any], on_bulk: Callable[..., None] | None
+    ) -> None:
         self._partition = partition
         self._failed: KafkaError | None = None
         self._closed = False
         self._last_offset = -1
-        self._producer = Producer(
-            {
-                "bootstrap.servers": settings.bootstrap,
-                "client.id": f"{client_id(settings)}-{partition}",
-                "acks": "all",
-                "enable.idempotence": True,
-                "linger.ms": 1,
-                "compression.type": "lz4",
-                "batch.size": 1 << 20,
-                "message.max.bytes": 16 << 20,
-                "queue.buffering.max.kbytes": 32 << 10,
-                "queue.buffering.max.messages": 1_000_000,
-                "message.timeout.ms": settings.delivery_timeout_ms,
-                "delivery.report.only.error": not report_offsets,
-            }
-        )
+        self._on_bulk = on_bulk
+        """Called back for records of `send`."""
+        self._producer = Producer(_configuration(settings, partition) | own)
 
     def _note(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
@@ -69,7 +83,7 @@ class BulkProducer:
         self._check()
         messages = [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
         while messages:
-            self._producer.produce_batch(topic, messages, self._partition, self._note)
+            self._producer.produce_batch(topic, messages, self._partition, self._on_bulk)
             messages = self._not_taken(messages)
 
     def send_with_headers(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None, list[Header]]]) -> None:
@@ -78,7 +92,7 @@ class BulkProducer:
         for key, value, headers in records:
             while True:
                 try:
-                    self._producer.produce(topic, value, key, self._partition, self._note, headers=headers)
+                    self._producer.produce(topic, value, key, self._partition, self._on_bulk, headers=headers)
                     break
                 except BufferError:
                     self._make_room()
@@ -138,3 +152,94 @@ class BulkProducer:
             self._producer.flush(0)
         except KafkaException:  # closing anyway
             pass
+
+
+class TransactionalProducer(BulkProducer):
+    """Records to one partition of several topics, which a read_committed reader sees all together or never.
+
+    Its transactional id is the partition's, the same in every worker: of all that were ever made, the one that called
+    `initialise` last can write, and the brokers refuse the others. After an error it is of no further use: a
+    successor's `initialise` aborts what it left open.
+    """
+
+    def __init__(self, settings: Settings, partition: int) -> None:
+        """Connect lazily; nobody is fenced yet."""
+        own = {
+            "transactional.id": transactional_id(settings, partition),
+            "transaction.timeout.ms": settings.transaction_timeout_ms,
+            "message.timeout.ms": settings.transaction_timeout_ms,
+        }
+        # A record that is not delivered fails its transaction, so bulk needs no reports at all.
+        self._begin(settings, partition, own, None)
+        self._give_up_ms = settings.delivery_timeout_ms
+
+    def initialise(self, still_wanted: Callable[[], bool]) -> bool:
+        """Fence every other producer of this partition, and wait until what they left open is aborted or committed.
+
+        Args:
+            still_wanted: asked once a second; False gives up.
+
+        Returns:
+            Whether it was done.
+
+        Raises:
+            TransactionError: it was not, within `delivery_timeout_ms`.
+        """
+        return self._insist(self._producer.init_transactions, still_wanted)
+
+    def begin(self) -> None:
+        """Begin a transaction: everything sent from here on belongs to it.
+
+        Raises:
+            TransactionError: this producer has failed or was fenced.
+        """
+        self._check()
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as e:
+            raise self._not_delivered(e.args[0]) from e
+
+    def commit(self, topic: str, key: bytes, value: bytes) -> int:
+        """Send the transaction's last record and commit it.
+
+        A commit that times out may have happened or not, so it is asked for again until the brokers say which.
+
+        Returns:
+            The record's offset; the transaction's marker has the next one.
+
+        Raises:
+            TransactionError: the transaction was not committed; or nobody knows, since no broker answers.
+        """
+        self._last_offset = -1
+        try:
+            self._producer.produce(topic, value, key, self._partition, self._note)
+        except (KafkaException, BufferError) as e:
+            raise TransactionError(f"partition {self._partition}: {e}") from e
+        self._insist(self._producer.commit_transaction, lambda: True)
+        if self._last_offset < 0:
+            raise TransactionError(f"partition {self._partition}: committed, but where is not known")
+        return self._last_offset
+
+    def _insist(self, call: Callable[[float], None], still_wanted: Callable[[], bool]) -> bool:
+        """Repeat a call of librdkafka's that goes on behind a time-out where it was."""
+        give_up_s = time.monotonic() + self._give_up_ms / 1000
+        while still_wanted():
+            self._check()
+            try:
+                call(_SLICE_S)
+            except KafkaException as e:
+                error: KafkaError = e.args[0]
+                if not error.retriable() or time.monotonic() > give_up_s:
+                    raise self._not_delivered(error) from e
+            else:
+                return True
+        return False
+
+    def _not_delivered(self, error: KafkaError) -> DeliveryError:
+        message = f"partition {self._partition}: {error.str()} ({error.name()})"
+        return FencedError(message) if error.code() in _FENCED else TransactionError(message)
+
+
+def transactional_id(settings: Settings, partition: int) -> str:
+    """One for each partition of an application, for ever: it is what fences."""
+    return f"{settings.app_id}-{partition}"

@@ -34,6 +34,24 @@ class TakeOver(Service):
     def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Partitions are revoked. They are dropped, or kept, when the next assignment is known."""
 
+    def hold(self, partition: int) -> None:
+        """Let no events of a partition come."""
+        self.app.consumer.pause_partitions(self._sources(partition))
+
+    async def go_on(self, partition: int) -> None:
+        """Let them come again, from where its rows stand. In a rebalance that is for `_resume` to do."""
+        consumer = self.app.consumer
+        if consumer.flow_active:
+            await consumer.perform_seek_of(partition)
+            consumer.resume_partitions(self._sources(partition))
+
+    def _sources(self, partition: int) -> set[TP]:
+        return {
+            tp
+            for tp in self.app.consumer.assignment()
+            if tp.partition == partition and tp.topic not in self.tables.changelog_topics
+        }
+
     def flush_buffers(self) -> None:
         """Nothing is buffered."""
 

@@ -35,6 +35,8 @@ class EventBatch(NamedTuple):
     """By source (`SOURCES`), in offset order."""
     more_waits: bool
     """Whether the broker holds further records for this partition: then commits may wait for company."""
+    life: int = 0
+    """Which take-over of the partition it was fetched for."""
 
     @property
     def n_records(self) -> int:
@@ -52,6 +54,9 @@ class PartitionsT(Protocol):
 
     def positions(self) -> Mapping[TP, int]:
         """Next offset to read of every source partition that is open here."""
+
+    def lives(self) -> Mapping[int, int]:
+        """By number of each partition that is open here: which take-over of it this is."""
 
     def committable(self) -> Mapping[TP, int]:
         """Next offset to process after what is safely stored, of every source partition that is open here."""
@@ -168,8 +173,11 @@ class Consumer(driver.Consumer):
         """Batches of the next poll, with the offset of their last record.
 
         A poll that ends while the flow is stopped, or in another generation, is dropped whole: what resumes the flow
-        seeks.
+        seeks. What was fetched before a partition was taken over anew is dropped too, and read again from where its
+        rows stand now.
         """
+        partitions = self.partitions
+        lives = dict(partitions.lives())
         records, _ = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
         if not records or self.should_stop:
@@ -177,12 +185,15 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             await self.perform_seek()
             return
-        partitions = self.partitions
         wanted = {tp: found for tp, found in records.items() if tp.topic in partitions.source_of}
         # The set of active partitions may have changed during the poll: what was paused meanwhile is read again later.
-        taken = wanted.keys() & self._active_partitions
+        now = partitions.lives()
+        anew = {p for p, life in now.items() if lives.get(p) != life}
+        gone = lives.keys() - now.keys()
+        taken = {tp for tp in wanted.keys() & self._active_partitions if tp.partition not in anew | gone}
         if len(taken) < len(wanted):
-            await self._seek_to({tp: found[0].offset for tp, found in wanted.items() if tp not in taken})
+            stand = {tp: offset for tp, offset in partitions.positions().items() if tp.partition in anew}
+            await self._seek_to({tp: stand.get(tp, f[0].offset) for tp, f in wanted.items() if tp not in taken})
         waiting = {tp.partition for tp in taken if self._thread.waits(tp)}
         batches = bundle(
             {tp: wanted[tp] for tp in taken},
@@ -196,6 +207,7 @@ class Consumer(driver.Consumer):
                 return
             last = next(iter(batch.records.values()))[-1]
             tp = TP(last.topic, last.partition)
+            of_life = batch._replace(life=lives.get(batch.partition, 0))
             yield (
                 tp,
                 ConsumerMessage(
@@ -206,7 +218,7 @@ class Consumer(driver.Consumer):
                     last.timestamp_type,
                     [],
                     None,
-                    batch,
+                    of_life,
                     None,
                     0,
                     0,
@@ -226,6 +238,12 @@ class Consumer(driver.Consumer):
         """Seek every source partition to where its rows stand."""
         assigned = self.assignment()
         await self._seek_to({tp: offset for tp, offset in self.partitions.positions().items() if tp in assigned})
+
+    async def perform_seek_of(self, partition: int) -> None:
+        """Seek the sources of one partition to where its rows stand."""
+        assigned = self.assignment()
+        stand = self.partitions.positions()
+        await self._seek_to({tp: at for tp, at in stand.items() if tp.partition == partition and tp in assigned})
 
     async def _seek_to(self, positions: Mapping[TP, int]) -> None:
         if positions:

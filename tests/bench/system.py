@@ -45,6 +45,7 @@ class Offerstream:
             "OFFERSTREAM_APP_ID": title,
             "OFFERSTREAM_TOPIC_PREFIX": f"{title}-",
             "OFFERSTREAM_PARTITIONS": str(kafka.partitions),
+            "OFFERSTREAM_GUARANTEE": self.guarantee,
             "OFFERSTREAM_DATA_DIR": str(folder / title),
             # The log lies in the past, and yet each trigger shall get its offer.
             "OFFERSTREAM_OFFER_MAX_AGE_MS": str(10 * load.SPAN_MS),

@@ -99,8 +99,11 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float, poll_s
 class Site:
     """Topics of one test, and what lies in them."""
 
-    def __init__(self, bootstrap: str, prefix: str, folder: Path, partitions: int = 2) -> None:
+    def __init__(
+        self, bootstrap: str, prefix: str, folder: Path, partitions: int = 2, guarantee: str = "exactly_once"
+    ) -> None:
         self.settings = Settings(
+            guarantee=guarantee,
             bootstrap=bootstrap,
             topic_prefix=prefix,
             app_id=f"{prefix}app",
@@ -314,6 +317,7 @@ class Site:
             "bootstrap": self.settings.bootstrap,
             "topic_prefix": self.settings.topic_prefix,
             "partitions": self.settings.partitions,
+            "guarantee": self.settings.guarantee,
             "data_dir": self.settings.data_dir,
             "admin_port": 0,
             "decision_sample": 1,

@@ -15,16 +15,14 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from prometheus_client import CollectorRegistry
 
 from stream.campaigns.control import compile_campaigns
-from stream.core.events import SOURCES
 from stream.errors import DeliveryError
-from stream.kafka.cluster import log_ranges, look
+from stream.kafka.cluster import look
 from stream.kafka.control import InForce
 from stream.kafka.partition import Partition, Shared
-from stream.kafka.producer import BulkProducer
 from stream.kafka.store import shared_cache
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics
-from stream.settings import Settings
+from stream.settings import GUARANTEES, Settings
 from stream.topology import process
 from tests.e2e import expect
 from tests.e2e.harness import Event, Site
@@ -33,9 +31,9 @@ from tests.e2e.logs import trigger
 NOTHING = InForce(None, compile_campaigns({})[0])
 
 
-@pytest.fixture
-def site(broker: str, topic_prefix: str, tmp_path: Path) -> Site:
-    return Site(broker, topic_prefix, tmp_path, partitions=1)
+@pytest.fixture(params=GUARANTEES)
+def site(request: pytest.FixtureRequest, broker: str, topic_prefix: str, tmp_path: Path) -> Site:
+    return Site(broker, topic_prefix, tmp_path, partitions=1, guarantee=request.param)
 
 
 class Room:
@@ -53,7 +51,6 @@ class Room:
             compute=ThreadPoolExecutor(1),
             cache=shared_cache(1 << 20),
             process=process,
-            applied_producers=lambda number: BulkProducer(self.settings, number, report_offsets=True),
             fatal=self._fail,
         )
 
@@ -65,10 +62,8 @@ class Room:
     async def partition(self) -> AsyncIterator[Partition]:
         client = AdminClient({"bootstrap.servers": self.settings.bootstrap, "log_level": 0})
         cluster = look(self.settings, client)
-        topics = {source: self.settings.topic(source) for source in SOURCES}
-        logs = log_ranges(client, [(t, 0) for t in (*topics.values(), self.settings.changelog)])
-        partition = Partition(0, self.shared)
-        await partition.take_over(cluster, {s: logs[t, 0] for s, t in topics.items()}, logs[self.settings.changelog, 0])
+        partition = Partition(0, self.shared, 0, lambda _, error: self._fail(error))
+        assert await partition.take_over(cluster, client, lambda: True)
         try:
             yield partition
         finally:

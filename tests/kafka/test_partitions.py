@@ -9,17 +9,29 @@ import pytest
 from faust.types import TP
 
 from stream.core.events import SOURCES
-from stream.kafka.partitions import Partitions
+from stream.kafka.partitions import Flow, Partitions
 from stream.kafka.producer import BulkProducer
+from stream.kafka.transport import EventBatch
 from stream.topology import process
 from tests.e2e import expect
-from tests.e2e.harness import Site
+from tests.e2e.harness import Event, Site
 from tests.kafka.test_partition import NOTHING, Room, clicks
 
 
 @pytest.fixture
 def site(broker: str, topic_prefix: str, tmp_path: Path) -> Site:
     return Site(broker, topic_prefix, tmp_path, partitions=1)
+
+
+def partitions_of(room: Room) -> Partitions:
+    async def go_on(_: int) -> None:
+        pass
+
+    return Partitions(room.shared, Flow(lambda _: None, go_on))
+
+
+def batch(room: Room, partitions: Partitions, events: list[Event], first: int, **more: bool) -> EventBatch:
+    return room.batch(events, first, **more)._replace(life=partitions.lives()[0])
 
 
 def ours() -> bool:
@@ -29,13 +41,13 @@ def ours() -> bool:
 def test_positions_of_what_is_open(site: Site) -> None:
     async def story() -> None:
         room = Room(site)
-        partitions = Partitions(room.shared)
+        partitions = partitions_of(room)
         assert partitions.positions() == partitions.committable() == {}
         assert await partitions.take_over({0}, ours)
         at_zero = {TP(site.settings.topic(source), 0): 0 for source in SOURCES}
         assert partitions.positions() == partitions.committable() == at_zero
         clicked = TP(site.settings.topic("clickstream"), 0)
-        await partitions[0].apply(room.batch(clicks(5), 0, more_waits=True), NOTHING)
+        await partitions.apply(batch(room, partitions, clicks(5), 0, more_waits=True), NOTHING)
         assert partitions.positions() == at_zero | {clicked: 5}
         await partitions.drain()
         assert partitions.committable() == at_zero | {clicked: 5}
@@ -51,10 +63,10 @@ def test_positions_of_what_is_open(site: Site) -> None:
 def test_a_partition_that_stays_keeps_its_rows(site: Site) -> None:
     async def story() -> None:
         room = Room(site)
-        partitions = Partitions(room.shared)
+        partitions = partitions_of(room)
         await partitions.take_over({0}, ours)
         first = partitions[0]
-        await first.apply(room.batch(clicks(5), 0), NOTHING)
+        await partitions.apply(batch(room, partitions, clicks(5), 0), NOTHING)
         await partitions.drain()
         assert await partitions.take_over({0}, ours)
         assert partitions[0] is first
@@ -73,7 +85,7 @@ def test_a_partition_that_stays_keeps_its_rows(site: Site) -> None:
 
 def test_nothing_is_taken_over_for_a_generation_that_is_gone(site: Site) -> None:
     async def story() -> None:
-        partitions = Partitions(Room(site).shared)
+        partitions = partitions_of(Room(site))
         assert not await partitions.take_over({0}, lambda: False)
         assert len(partitions) == 0
 
@@ -90,9 +102,9 @@ def test_a_partition_that_is_not_drained_in_time_is_abandoned_uncommitted(site: 
     async def story() -> None:
         room = Room(site, drain_timeout_ms=200)
         vars(room.shared)["process"] = slow
-        partitions = Partitions(room.shared)
+        partitions = partitions_of(room)
         await partitions.take_over({0}, ours)
-        applying = asyncio.create_task(partitions[0].apply(room.batch(clicks(5), 0), NOTHING))
+        applying = asyncio.create_task(partitions.apply(batch(room, partitions, clicks(5), 0), NOTHING))
         await asyncio.sleep(0.3)
         began_s = time.monotonic()
         await partitions.drain()
