@@ -51,8 +51,8 @@ bench: setup ## the whole job against plain Faust, into var/bench.json
 later = @if [ -e "$(1)" ]; then $(2); else echo "make $@: $(1) does not exist yet; it belongs to a later issue" >&2; exit 2; fi
 
 .PHONY: faults
-faults: setup ## the suite of crashes, rebalances and broker failures
-	$(call later,tests/faults/__main__.py,$(PY) -m tests.faults)
+faults: setup ## crashes, zombies, broker failures, bad disks at random, into var/faults.json; FAULTS=200 SEED= MINUTES=
+	@$(PY) -m tests.faults
 
 .PHONY: shop-eval
 shop-eval: setup ## what the offers earn in the simulated shop, against its holdout

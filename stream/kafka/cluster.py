@@ -1,5 +1,6 @@
 """What the brokers say about our topics: ids, partition counts, where logs begin and end."""
 
+import contextlib
 import time
 from collections.abc import Collection
 from concurrent.futures import Future
@@ -168,4 +169,8 @@ def _offsets(
         except KafkaException as e:
             if time.monotonic() > give_up_s:
                 raise BrokerSilentError(f"no offsets from the brokers: {e.args[0].str()}") from e
+        # librdkafka keeps asking with the leader's epoch that it knew, which a broker that was restarted refuses: only
+        # looking at the topics again tells it the new one.
+        with contextlib.suppress(KafkaException):
+            admin.list_topics(timeout=_PAUSE_S * 10)
         time.sleep(_PAUSE_S)

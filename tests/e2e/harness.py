@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from stream.core.events import SOURCES
 from stream.core.row import unpack
@@ -198,9 +198,14 @@ class Site:
         ranges = log_ranges(self._admin, [(topic, p) for p in range(self.settings.partitions)])
         return {p: end for (_, p), (_, end) in ranges.items()}
 
-    def read(self, topic: str, start: Mapping[int, int] | None = None) -> list[Read]:
-        """Everything in a topic (full name) from `start` to its present end, partition by partition in offset order."""
-        ends = self.ends(topic)
+    def read(
+        self, topic: str, start: Mapping[int, int] | None = None, ends: Mapping[int, int] | None = None
+    ) -> list[Read]:
+        """Everything in a topic (full name) from `start` to `ends`, partition by partition in offset order.
+
+        By default from the beginning to the present end.
+        """
+        ends = ends or self.ends(topic)
         at = {p: (start or {}).get(p, 0) for p in ends}
         found: dict[int, list[Read]] = {p: [] for p in ends}
         behind = {p for p in ends if at[p] < ends[p]}
@@ -244,13 +249,37 @@ class Site:
             consumer.close()
         return [record for p in sorted(found) for record in found[p]]
 
+    def settle(self, topic: str) -> None:
+        """Return when no transaction is open in a topic: what is committed is seen a moment after the commit.
+
+        One whose owner is dead stays open until its partition is taken over, so this waits for some seconds at most.
+        """
+        tps = dict.fromkeys((TopicPartition(topic, p) for p in range(self.settings.partitions)), OffsetSpec.latest())
+
+        def ends(level: IsolationLevel) -> dict[tuple[str, int], int]:
+            asked = self._admin.list_offsets(tps, isolation_level=level)
+            return {(tp.topic, tp.partition): found.result().offset for tp, found in asked.items()}
+
+        def settled() -> bool:
+            try:
+                return ends(IsolationLevel.READ_UNCOMMITTED) == ends(IsolationLevel.READ_COMMITTED)
+            except KafkaException:  # a topic that is new has no leader yet, or has changed it
+                self._admin.list_topics(timeout=5)
+                return False
+
+        with contextlib.suppress(LateError):
+            wait_until(settled, "open transactions", 5)
+
     def out(self, name: str) -> list[Read]:
         """Everything in an output topic: offers, decisions, dead-letters."""
+        self.settle(self.settings.topic(name))
         return self.read(self.settings.topic(name))
 
     def _follow_changelog(self) -> None:
-        for record in self.read(self.settings.changelog, self._changelog_end):
-            self._changelog_end[record.partition] = record.offset + 1
+        ends = self.ends(self.settings.changelog)
+        records = self.read(self.settings.changelog, self._changelog_end, ends)
+        self._changelog_end = ends
+        for record in records:
             assert record.key is not None
             if record.key == applied.KEY:
                 self._applied[record.partition] = applied.decode(record.value or b"")
@@ -261,18 +290,26 @@ class Site:
 
     def rows(self) -> dict[bytes, np.void]:
         """Every user's row as it stands in the changelog."""
+        self.settle(self.settings.changelog)
         self._follow_changelog()
         return dict(zip(self._rows, unpack(list(self._rows.values())), strict=True))
 
     def packed_rows(self) -> dict[bytes, bytes]:
         """Every user's row in its packed form."""
+        self.settle(self.settings.changelog)
         self._follow_changelog()
         return dict(self._rows)
 
     def applied(self) -> dict[int, applied.Applied]:
         """The applied record of each partition that has one."""
+        self.settle(self.settings.changelog)
         self._follow_changelog()
         return dict(self._applied)
+
+    def applied_by_now(self) -> dict[tuple[str, int], int]:
+        """Next offset by source and partition, without waiting for what is about to be committed."""
+        self._follow_changelog()
+        return {(s, p): at.next_offset for p, record in self._applied.items() for s, at in record.sources.items()}
 
     def behind(self) -> dict[tuple[str, int], int]:
         """Records not applied yet, by source and partition: nothing, when all is applied."""

@@ -6,81 +6,25 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
-from random import Random
 
 import pytest
 
 from stream.scoring.model import load
-from tests.e2e import expect, logs
-from tests.e2e.harness import Event, LateError, Site
+from stream.settings import GUARANTEES
+from tests.e2e import expect
+from tests.e2e.harness import LateError, Site
 from tests.faults.crashing_worker import POINTS, CrashingWorker, Orders
+from tests.faults.shop import ALWAYS, BY_SCORE, SETTINGS, Shop
 from training.seeded import seeded_model
 
-KILLS_PER_POINT = 4
-NTH_MAX = {"admitting": 6, "absorbing": 8, "scoring": 8, "store_written": 5, "restoring": 1, "taking_over": 1}
+KILLS_PER_POINT = {"exactly_once": 4, "at_least_once": 2}
+NTH_MAX = {"admitting": 6, "absorbing": 8, "scoring": 8, "store_written": 5}
+NTH_MAX |= dict.fromkeys(("restoring", "taking_over", "fencing"), 1)
 """How late the kill may come: a worker passes some points often, some once a partition."""
 
-SETTINGS = {
-    "instance_id": "one",  # a worker that comes back gets its partitions at once
-    "offer_max_age_ms": 10**9,
-    "batch_rows": 50,
-    "hot_rows": 50,  # less than there are users: rows go to the store and come back
-    "store_pending_bytes": 4_000,
-    "store_flush_interval_ms": 1_000,
-}
-ALWAYS = {
-    "id": "always",
-    "name": "Everyone who fills a cart",
-    "version": 1,
-    "priority": 10,
-    "trigger": {"kinds": ["cart_add"]},
-    "arms": [{"id": "ten", "kind": "percent", "percent": 10}],
-    "policy": {"kind": "threshold", "probability": 0.0, "arm": "ten"},
-    "valid_for": "24h",
-}
-BY_SCORE = ALWAYS | {
-    "id": "by-score",
-    "name": "Lookers who may buy",
-    "priority": 20,
-    "trigger": {"kinds": ["product_view"]},
-    "policy": {"kind": "threshold", "probability": 0.5, "arm": "ten"},
-}
 
-
-class Shop:
-    """Publishes a seeded log piece by piece, with something broken now and then."""
-
-    def __init__(self, site: Site, seed: int, n_users: int = 150) -> None:
-        self.site = site
-        self.draw = Random(seed)
-        self.users = [f"user-{i}" for i in range(n_users)]
-        self.bots = [f"bot-{i}" for i in range(40)]
-        self.good: list[tuple[Event, tuple[str, int, int]]] = []
-        self.bad: list[tuple[str, int, int]] = []
-        self.pieces = 0
-
-    def profiles(self) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        self._publish([logs.profile(user, now_ms + i) for i, user in enumerate(self.users + self.bots)])
-
-    def piece(self, n: int) -> None:
-        """Publish some `n` events more."""
-        self.pieces += 1
-        now_ms = time.time_ns() // 1_000_000
-        log = logs.shop_log(self.draw, n, self.users, now_ms, f"p{self.pieces}")
-        # Someone with many events in one batch: more than a row remembers ids of, so that only the fence protects it.
-        bot = self.bots[self.pieces % len(self.bots)]
-        log += [logs.trigger(bot, f"bot{self.pieces}-{i}", now_ms + i) for i in range(20)]
-        self._publish(log)
-        broken = Event("clickstream", f"user-{self.pieces}".encode(), b'{"broken": ')
-        self.bad += self.site.publish([broken])
-
-    def _publish(self, log: list[Event]) -> None:
-        self.good += zip(log, self.site.publish(log), strict=True)
-
-
-def new_shop(broker: str, prefix: str, folder: Path, seed: int, model: bytes) -> Shop:
-    site = Site(broker, prefix, folder)
+def new_shop(broker: str, prefix: str, folder: Path, seed: int, model: bytes, guarantee: str) -> Shop:
+    site = Site(broker, prefix, folder, guarantee=guarantee)
     site.publish_model(model, load(model).hex)
     site.publish_campaigns(ALWAYS, BY_SCORE)
     shop = Shop(site, seed)
@@ -165,37 +109,44 @@ def check(shop: Shop, model: bytes) -> Counter[str]:
     )
 
 
-def test_kills_at_the_worst_moments(broker: str, topic_prefix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("guarantee", GUARANTEES)
+def test_kills_at_the_worst_moments(broker: str, topic_prefix: str, tmp_path: Path, guarantee: str) -> None:
     seed = random.randrange(2**32)  # of the session's seed
     print(f"seed {seed}")
     model = seeded_model(seed % 1000)
-    shop = new_shop(broker, topic_prefix, tmp_path, seed, model)
-    plan = list(POINTS) * KILLS_PER_POINT
-    assert len(plan) >= 50
+    shop = new_shop(broker, topic_prefix, tmp_path, seed, model, guarantee)
+    plan = list(POINTS[guarantee]) * KILLS_PER_POINT[guarantee]
     shop.draw.shuffle(plan)
     began_s = time.monotonic()
     for point in plan:
         crash(shop, Orders(point, shop.draw.randint(1, NTH_MAX.get(point, 3))))
     print(f"{len(plan)} kills in {time.monotonic() - began_s:.0f} s")
     finish(shop)
-    print(json.dumps(check(shop, model)))
+    found = check(shop, model)
+    print(json.dumps(found))
+    if guarantee == "exactly_once":
+        assert not found["decisions_repeated"]
+        assert not found["offers_repeated"]
 
 
 @pytest.mark.parametrize(
-    ("mutation", "point", "found"),
+    ("guarantee", "mutation", "point", "found"),
     [
-        ("unfenced", "rows_sent", "applied twice|row_seqs|must be"),
-        ("rows_first", "rows_sent_first", "lost|row_seqs|must be"),
+        ("at_least_once", "unfenced", "rows_sent", "applied twice|row_seqs|must be"),
+        ("at_least_once", "rows_first", "rows_sent_first", "lost|row_seqs|must be"),
+        ("exactly_once", "from_the_start", "committed", "applied twice|row_seqs|must be"),
+        ("exactly_once", "stored_first", "stored_first", "lost|row_seqs|must be"),
     ],
 )
 def test_a_missing_protection_is_found(
-    broker: str, topic_prefix: str, tmp_path: Path, mutation: str, point: str, found: str
+    broker: str, topic_prefix: str, tmp_path: Path, guarantee: str, mutation: str, point: str, found: str
 ) -> None:
     """The test above can fail: a worker that breaks one rule of the protocol does not pass the same checks."""
     model = seeded_model(1)
-    shop = new_shop(broker, topic_prefix, tmp_path, random.randrange(2**32), model)
+    shop = new_shop(broker, topic_prefix, tmp_path, random.randrange(2**32), model, guarantee)
     for nth in (1, 2):
         crash(shop, Orders(point, nth, mutation))
+    shop.piece(30)
     with CrashingWorker(shop.site, Orders(mutation=mutation), **SETTINGS) as worker:
         shop.site.wait_applied([worker])
     with pytest.raises(AssertionError, match=found):

@@ -1,0 +1,95 @@
+"""The verdict on a run of the fault suite: counts of what is wrong, from the topics alone."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from stream.core.events import SOURCES
+from stream.scoring.model import load
+from tests.core import oracle
+from tests.e2e import expect
+from tests.faults.shop import Shop
+
+
+class Verdict(NamedTuple):
+    """What was found; `said` has a line for each thing that is wrong."""
+
+    events: int
+    """Published, broken ones left out."""
+    applied: int
+    """Different events that a decision names."""
+    duplicate: int
+    """Published again with the same id."""
+    dead: int
+    offers: int
+    lost: int
+    """Events without a decision, triggers without their offer, broken records without a dead letter."""
+    duplicated: int
+    """Decisions, offers or dead letters that a read_committed reader sees again."""
+    mismatched_rows: int
+    said: list[str]
+
+
+def judge(shop: Shop, models: Sequence[bytes]) -> Verdict:
+    """Compare what lies in the topics with what was published."""
+    site = shop.site
+    loaded = {model.hex: model for model in map(load, models)}
+    topics = {site.settings.topic(source): source for source in SOURCES}
+    decisions, offers, dead = (site.out(name) for name in ("decisions", "offers", "dead-letters"))
+    event_at = {place: expect.oracle_event(event, place) for event, place in shop.good}
+    user_at = {place: event.key for event, place in shop.good}
+    by_id = {(user_at[p], e.source, e.event_id): e for p, e in event_at.items()}
+    steps = {key for key, e in by_id.items() if e.kind < oracle.N_KINDS_WINDOWED}
+    said: list[str] = []
+
+    def note(what: str, some: set[Any]) -> int:
+        if some:
+            said.append(f"{len(some)} {what}: {sorted(map(str, some))[:3]}")
+        return len(some)
+
+    triggers = [
+        (topics[t["topic"]], t["partition"], t["offset"]) for t in (record.json["trigger"] for record in decisions)
+    ]
+    applied = Counter((user_at[place], event_at[place].source, event_at[place].event_id) for place in triggers)
+    offered = Counter(record.json["offer_id"] for record in offers)
+    promised = {
+        d["decision_id"]
+        for d in (record.json for record in decisions)
+        if d["reason"] == "offered" or d["campaign_id"] == "always"
+    }
+    letters = Counter(
+        (topics[r.headers["topic"].decode()], int(r.headers["partition"]), int(r.headers["offset"])) for r in dead
+    )
+    lost = note("events without a decision", steps - applied.keys())
+    lost += note("offers promised and not made", promised - offered.keys())
+    lost += note("broken records without a dead letter", set(shop.bad) - letters.keys())
+    lost += note("offers nobody promised", offered.keys() - promised)
+    duplicated = sum(
+        note(f"{what} repeated", {key for key, n in counted.items() if n > 1})
+        for what, counted in (("decisions", applied), ("offers", offered), ("dead letters", letters))
+    )
+    mismatched = 0
+    rows = site.rows()
+    try:
+        past = expect.pasts(site, decisions, shop.good)
+    except AssertionError as e:
+        said.append(f"no order of application: {e}")
+        past, mismatched = {}, max(1, len(rows))
+    for user, of_user in past.items():
+        try:
+            expect.check_rows({user: rows[user]}, {user: of_user})
+            expect.check_bits({user: rows[user]}, {user: of_user}, loaded)
+        except (AssertionError, KeyError) as e:
+            mismatched += 1
+            said.append(f"row of {user!r}: {str(e)[:300]}")
+    return Verdict(
+        events=len(shop.good),
+        applied=len(applied),
+        duplicate=len(event_at) - len(by_id),
+        dead=letters.total(),
+        offers=len(offered),
+        lost=lost,
+        duplicated=duplicated,
+        mismatched_rows=mismatched,
+        said=said,
+    )
