@@ -47,6 +47,10 @@ lint: setup ## ruff and mypy
 bench: setup ## the whole job against plain Faust, into var/bench.json
 	@$(PY) -m tests.bench
 
+.PHONY: fuzz
+fuzz: setup ## a million bent inputs to all that reads bytes of others; INPUTS=, SEED= repeats a run
+	@$(PY) -m tests.fuzz $(if $(INPUTS),--inputs $(INPUTS)) $(if $(SEED),--seed $(SEED))
+
 # Parts that have an issue of their own. Until it lands the target fails and says so.
 later = @if [ -e "$(1)" ]; then $(2); else echo "make $@: $(1) does not exist yet; it belongs to a later issue" >&2; exit 2; fi
 

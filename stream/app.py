@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import click
 import faust
 from confluent_kafka.admin import AdminClient
+from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from stream.errors import OfferstreamError, SetupError
@@ -36,6 +38,7 @@ EXIT_BUG = 70
 
 STOP_TIMEOUT_S = 25.0
 SAMPLE_INTERVAL_S = 2.0
+TAKE_OVER = "taking over partitions"
 
 SWITCH_INTERVAL_S = 0.001
 """How long a thread may compute before another one gets its turn: with Python's 5 ms and six busy threads the event
@@ -152,16 +155,17 @@ async def run(settings: Settings) -> None:
     await loop.run_in_executor(None, control.start)
     app = build_app(settings, metrics, control)
     lag = Lag(app.partitions.committable, settings.bootstrap, admin_client)
+    serving = app.tables.recovery.completed.is_set
     progress = Progress(
-        positions=lambda: tuple(sorted(app.partitions.committable().items())),
-        lag=lambda: sum(lag.by_partition().values()),
+        positions=lambda: _places(app.partitions.committable()) | {TAKE_OVER: metrics.restore_rows_read()},
+        lag=lambda: _places(lag.by_partition()) | {TAKE_OVER: int(lag.known and not serving())},
         stall_s=settings.stall_ms / 1000,
     )
     server = AdminServer(
         admin_app(
             metrics.registry,
             progress.complaint,
-            lambda: "" if app.tables.recovery.completed.is_set() else "taking over partitions",
+            lambda: "" if serving() else TAKE_OVER,
         )
     )
     try:
@@ -198,6 +202,11 @@ def _tune_interpreter() -> None:
 def _fatal_if_failed(task: "asyncio.Future[None]") -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         App.fatal(error)
+
+
+def _places(by_partition: Mapping[TP, int]) -> dict[Hashable, int]:
+    """As a complaint names them."""
+    return {f"{tp.topic}[{tp.partition}]": n for tp, n in by_partition.items()}
 
 
 async def _sample(partitions: Partitions, lag: Lag, metrics: Metrics) -> None:

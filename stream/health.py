@@ -4,7 +4,7 @@ It runs in the worker's event loop on purpose: a loop that hangs answers no prob
 """
 
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -14,38 +14,41 @@ from prometheus_client.exposition import choose_encoder
 
 @dataclass
 class Progress:
-    """Liveness as progress: healthy while positions move or nothing waits.
+    """Liveness as progress: healthy while every position moves or nothing waits there.
 
     "The process is up" says little: a consumer can stop for good after a rebalance or a broker outage, and commits can
-    stop while processing goes on. So `positions` has to be what is committed, and `lag` what lies behind that.
+    stop while processing goes on. So `positions` has to be what is committed, and `lag` what lies behind that. Each
+    source partition is watched by itself: one that stands still among others that move is a stall as well.
 
     Attributes:
-        positions: whatever changes when work is done: committed offset by partition, rows restored.
-        lag: records known to wait.
-        stall_s: how long positions may stand while records wait.
+        positions: by whatever is watched: something that changes when work is done there.
+        lag: by the same: records known to wait.
+        stall_s: how long a position may stand while records wait.
     """
 
-    positions: Callable[[], Hashable]
-    lag: Callable[[], int]
+    positions: Callable[[], Mapping[Hashable, Hashable]]
+    lag: Callable[[], Mapping[Hashable, int]]
     stall_s: float
     clock: Callable[[], float] = time.monotonic
-    _seen: Hashable = field(default=None, init=False)
-    _stalled_since_s: float | None = field(default=None, init=False)
+    _seen: dict[Hashable, Hashable] = field(default_factory=dict, init=False)
+    _stalled_since_s: dict[Hashable, float] = field(default_factory=dict, init=False)
 
     def complaint(self) -> str:
         """Why the worker is unhealthy, or ""."""
-        now_s, positions, lag = self.clock(), self.positions(), self.lag()
-        if positions != self._seen or lag == 0:
-            self._seen, self._stalled_since_s = positions, None
+        now_s, positions, lag = self.clock(), dict(self.positions()), self.lag()
+        since_s: dict[Hashable, float] = {}
+        for place, position in positions.items():
+            if lag.get(place, 0) > 0 and self._seen.get(place) == position:
+                # From the first look that found nothing moved, not from the last move: after an idle hour a single new
+                # event is no stall.
+                since_s[place] = self._stalled_since_s.get(place, now_s)
+        self._seen, self._stalled_since_s = positions, since_s
+        stalled = {place: now_s - began_s for place, began_s in since_s.items() if now_s - began_s >= self.stall_s}
+        if not stalled:
             return ""
-        # The time counts from the first look that found nothing moved, not from the last move: after an idle hour a
-        # single new event is no stall.
-        if self._stalled_since_s is None:
-            self._stalled_since_s = now_s
-        stalled_s = now_s - self._stalled_since_s
-        if stalled_s < self.stall_s:
-            return ""
-        return f"no position moved for {stalled_s:.0f} s while {lag} records wait"
+        place, stalled_s = max(stalled.items(), key=lambda item: item[1])
+        others = f", and {len(stalled) - 1} more" if len(stalled) > 1 else ""
+        return f"{place}: nothing moved for {stalled_s:.0f} s while {lag[place]} records wait{others}"
 
 
 def admin_app(registry: CollectorRegistry, unhealthy: Callable[[], str], unready: Callable[[], str]) -> web.Application:
@@ -58,7 +61,10 @@ def admin_app(registry: CollectorRegistry, unhealthy: Callable[[], str], unready
     """
 
     async def metrics(request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        except (TypeError, ValueError):  # it compares versions that are none
+            encode, content_type = choose_encoder("")
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     def probe(complain: Callable[[], str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

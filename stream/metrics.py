@@ -104,8 +104,18 @@ class Metrics:
         self.row_bytes = Gauge(
             "offerstream_row_bytes", "Mean packed size of the rows of the latest commit", registry=registry
         )
+        self._restore_rows_read = 0
         # process_resident_memory_bytes, process_cpu_seconds_total, process_open_fds, ...
         ProcessCollector(registry=registry)
+
+    def count_restored(self, n: int) -> None:
+        """Count rows read from a changelog."""
+        self._restore_rows_read += n
+        self.restore_rows.inc(n)
+
+    def restore_rows_read(self) -> int:
+        """Of all take-overs: what moves while one makes progress."""
+        return self._restore_rows_read
 
 
 def loop_monitor(loop: asyncio.AbstractEventLoop, held: Histogram) -> None:

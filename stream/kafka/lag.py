@@ -31,6 +31,8 @@ class Lag:
         self._bootstrap = bootstrap
         self._admin = admin
         self._ends: dict[TP, int] = {}
+        self.known = False
+        """Whether the brokers answered the last look."""
         self._stood_at: dict[TP, int] = {}
         self._empty: dict[TP, tuple[int, int]] = {}
         """From here to there the log holds no record."""
@@ -43,7 +45,9 @@ class Lag:
         except SetupError as e:
             logger.warning("lag unknown: %s", e)
             self._ends = {}
+            self.known = False
             return
+        self.known = True
         ends = {tp: logs[tp.topic, tp.partition][1] for tp in positions}
         for tp, at in positions.items():
             if at < ends[tp] and at == self._stood_at.get(tp) and (at, ends[tp]) != self._empty.get(tp):

@@ -51,7 +51,7 @@ def open_store(
 
 
 def _bring_up(store: Store, settings: Settings, partition: int, log: Range, metrics: Metrics) -> int:
-    n = restore(store, settings, partition, log, metrics.restore_rows.inc)
+    n = restore(store, settings, partition, log, metrics.count_restored)
     if store.applied is not None:
         applied_record.decode(store.applied)
     return n
