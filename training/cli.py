@@ -1,10 +1,8 @@
 """`python -m training`: from events to a model that workers take over."""
 
-import contextlib
 import json
 import re
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,68 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stream.errors import OfferstreamError
 from stream.scoring.model import load
+from training.options import CONTEXT, Duration, bootstrap_option, prefix_option, told
+from training.uplift.cli import uplift
 
 # ruff: noqa: PLC0415  TensorFlow takes five seconds: what needs it, or onnx, is imported where it is used
-
-HORIZONS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-CONTEXT = {"help_option_names": ["-h", "--help"]}
-
-bootstrap_option = click.option(
-    "--bootstrap",
-    envvar="KAFKA_BOOTSTRAP",
-    default="127.0.0.1:9092",
-    show_default=True,
-    help="Kafka brokers, host:port, comma-separated (KAFKA_BOOTSTRAP).",
-)
-prefix_option = click.option(
-    "--topic-prefix",
-    envvar="OFFERSTREAM_TOPIC_PREFIX",
-    default="",
-    help="Before the name of every topic (OFFERSTREAM_TOPIC_PREFIX).",
-)
-
-
-class Duration(click.ParamType):
-    """A length of time as people write it: 90s, 30m, 1h, 7d; milliseconds in code."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
-        """Milliseconds."""
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"(\d{1,9})([smhd])", str(value).strip())
-        if found is None or int(found[1]) == 0:
-            self.fail(f"{value!r} is no length of time such as 90s, 30m, 1h or 7d", param, ctx)
-        return int(found[1]) * HORIZONS_MS[found[2]]
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Expected errors as one message and their exit code.
-
-    Raises:
-        click.ClickException: with that message.
-    """
-    try:
-        yield
-    except OfferstreamError as error:
-        said = click.ClickException(str(error))
-        said.exit_code = error.exit_code
-        raise said from error
-    except OSError as error:
-        raise click.ClickException(f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")) from error
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package in {"stream", "training", ""}:
-            raise
-        text = (
-            f"this needs the package {package!r}, which is not installed: pip install '.[training]' (or `make setup`)"
-        )
-        raise click.ClickException(text) from error
 
 
 @click.group(
@@ -91,6 +32,9 @@ Examples:
 @click.version_option(package_name="offerstream")
 def cli() -> None:
     """Make models from events, and hand them to the workers."""
+
+
+cli.add_command(uplift)
 
 
 @cli.command(

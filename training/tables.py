@@ -1,4 +1,4 @@
-"""Files with a header and columns (CSV, plain or .gz), read whole, every value checked, told by file, line and column."""
+"""Files of rows under a header (CSV, plain or .gz), read whole; what is wrong is told by file, line and column."""
 
 import csv
 from collections.abc import Iterator
@@ -84,6 +84,8 @@ def read_table(path: str, required: tuple[str, ...]) -> Table:
         rows = csv.reader(_decoded(source), strict=True)
         try:
             header = [name.strip() for name in next(rows, [])]
+            if source.cut:
+                raise TrainingError(source.cut)
             _check_header(source.name, header, required)
             lines, values = [], []
             for row in rows:

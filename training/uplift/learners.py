@@ -1,8 +1,8 @@
 """Uplift from models of outcomes: S-, T-, X-learner and class transformation, over linear models or boosted trees.
 
-Sources: Kuenzel, Sekhon, Bickel, Yu, "Metalearners for estimating heterogeneous treatment effects", PNAS 2019 (S, T, X);
-Jaskowski, Jaroszewicz, "Uplift modeling for clinical trial data", ICML workshop 2012 (class transformation, with the
-weights of Athey and Imbens, 2016, for arms of unequal size).
+Sources: Kuenzel, Sekhon, Bickel, Yu, "Metalearners for estimating heterogeneous treatment effects", PNAS 2019 (S, T,
+X); Jaskowski, Jaroszewicz, "Uplift modeling for clinical trial data", ICML workshop 2012 (class transformation, with
+the weights of Athey and Imbens, 2016, for arms of unequal size).
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Encoder:
-    """Columns of a trial as one matrix: numbers as they are, text as the place in the sorted values of the training rows."""
+    """Columns of a trial as one matrix: numbers as they are, text as its place among training's sorted values."""
 
     numbers: tuple[str, ...]
     levels: dict[str, tuple[str, ...]]
@@ -76,8 +76,8 @@ class Linear:
         model = LogisticRegression(C=self.inverse_penalty, solver="newton-cholesky", max_iter=100)
         return make_pipeline(*_pairs(n_numbers, n_columns), model)
 
-    def regressor(self, n_numbers: int, n_columns: int, target: Target) -> Any:  # noqa: ANN401, ARG002
-        """Ridge regression, as much shrunk as the logistic one: near a rate p, log odds move p (1 - p) times as much."""
+    def regressor(self, n_numbers: int, n_columns: int, target: Target) -> Any:  # noqa: ANN401
+        """Ridge regression, shrunk like the logistic one: near a rate p, a step in log odds moves p by p (1 - p)."""
         variance = max(float(np.var(target)), 1e-9)
         return make_pipeline(*_pairs(n_numbers, n_columns), Ridge(alpha=1 / (self.inverse_penalty * variance)))
 
@@ -139,9 +139,7 @@ class SFitted:
 
     def uplift(self, x: Matrix) -> Reals:
         """See `Fitted`."""
-        given, not_given = (
-            np.insert(x, x.shape[1], flag, axis=1) for flag in (1.0, 0.0)
-        )
+        given, not_given = (np.insert(x, x.shape[1], flag, axis=1) for flag in (1.0, 0.0))
         return _probability(self.model, given) - _probability(self.model, not_given)
 
 
@@ -223,7 +221,7 @@ LEARNERS: dict[str, Learner] = {"s": fit_s, "t": fit_t, "x": fit_x, "class": fit
 
 def bases(seed: int) -> dict[str, Base]:
     """By name."""
-    return {"linear": Linear(0.03), "linear-shrunk": Linear(0.01), "trees": Trees(0.02, seed)}
+    return {"linear": Linear(0.03), "trees": Trees(0.02, seed)}
 
 
 def _probability(model: Any, x: Matrix) -> Reals:  # noqa: ANN401

@@ -139,7 +139,7 @@ def _starbucks(table: Table) -> Trial:
         arm=table.flags("Promotion", "No", "Yes").astype(np.int64),
         outcome=purchase,
         outcome_name="purchase",
-        revenue=STARBUCKS_VALUE * purchase,
+        revenue=STARBUCKS_VALUE * purchase.astype(np.float64),
         value_per_outcome=STARBUCKS_VALUE,
     )
 
