@@ -19,6 +19,9 @@ STAGES = ("decode", "absorb", "score", "decide", "emit", "commit", "store")
 OUTCOMES = ("applied", "duplicate", "fenced", "dead")
 """What becomes of a record read from a source: exactly one of these."""
 
+TIMELY = ("late", "reordered", "ahead")
+"""What event time has to say of an event that was applied."""
+
 ROWS_WHERE = ("hot", "stored")
 
 LOOP_HELD_MIN_S = 0.001
@@ -42,6 +45,16 @@ class Metrics:
             registry=registry,
         )
         self.event = MappingProxyType({(s, o): self.events.labels(s, o) for s in SOURCES for o in OUTCOMES})
+        self.events_by_time = Counter(
+            "offerstream_event_time",
+            "Applied events that came late, were put in order within their batch, or are ahead of their publication",
+            ("source", "what"),
+            registry=registry,
+        )
+        self.event_time = MappingProxyType({(s, w): self.events_by_time.labels(s, w) for s in SOURCES for w in TIMELY})
+        self.dead_letters = Counter(
+            "offerstream_dead_letters", "Records that became dead letters, by reason", ("reason",), registry=registry
+        )
         self.events_lost = Counter(
             "offerstream_events_lost", "Events that retention deleted before they were applied", registry=registry
         )

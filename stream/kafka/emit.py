@@ -1,5 +1,6 @@
 """Emit: what a batch has to tell the world, as bytes that wait for the commit."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -12,9 +13,11 @@ from stream.core.absorb import Events
 from stream.core.campaign import CampaignSet
 from stream.core.decide import Decisions, Reason
 from stream.core.events import SOURCES
+from stream.core.features import LATE
 from stream.kafka.codec import DeadLetter, dead_letter_record
 from stream.kafka.control import InForce
 from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers, offer_hashes
+from stream.kafka.event_time import count_late
 from stream.kafka.producer import BulkProducer, Header
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -124,6 +127,7 @@ class Emitter:
         decisions, campaigns = outcome.decisions, in_force.campaigns
         is_step = outcome.row_seqs > 0
         _count(decisions[is_step], campaigns, metrics)
+        count_late(events, is_step & (outcome.steps[:, 0] >= LATE), metrics)
         model = in_force.model.hex if in_force.model else ""
         sampled = decisions["draw"] < self._settings.decision_sample
         logged = np.flatnonzero(is_step & ((decisions["eligible"] != 0) | sampled))
@@ -162,8 +166,10 @@ class Emitter:
             ),
         )
 
-    def dead_letters(self, dead: Sequence[DeadLetter]) -> list[DeadRecord]:
+    def dead_letters(self, dead: Sequence[DeadLetter], metrics: Metrics) -> list[DeadRecord]:
         """Records for dead-letters."""
+        for reason, n in Counter(letter.reason for letter in dead).items():
+            metrics.dead_letters.labels(reason).inc(n)
         return [dead_letter_record(d) for d in dead]
 
 

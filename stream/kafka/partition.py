@@ -39,6 +39,7 @@ from stream.kafka.commit import SENDERS, Sent
 from stream.kafka.control import InForce
 from stream.kafka.decode import Decoded, decode
 from stream.kafka.emit import Emitter, Outputs
+from stream.kafka.event_time import count_event_time
 from stream.kafka.takeover import open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics
@@ -225,7 +226,7 @@ class Partition:
         for source, decoded in zip(sources, parts, strict=True):
             metrics.event[source, "dead"].inc(len(decoded.dead))
             metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
-            self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead))
+            self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead, metrics))
         if users:
             events = np.concatenate([decoded.events for decoded in parts])
             self._absorb(events, users, slots, np.array(published_ms), next_offset, in_force, lap)
@@ -260,6 +261,7 @@ class Partition:
         duplicate = np.zeros(len(events), bool)
         duplicate[order[repeated]] = True
         order = order[~repeated]
+        count_event_time(events, published_ms, order, metrics)
         new = ~(fenced | duplicate)
         sources = np.unique(events["source"]).tolist()
         for source in sources:

@@ -14,8 +14,8 @@ import pytest
 
 from tests.e2e.harness import Site, wait_until
 from tests.e2e.logs import shop_log
+from tests.faults.shop import ALWAYS
 from tests.faults.stalling_worker import FAILURES, STALLS, StallingWorker
-from tests.faults.test_crashes import ALWAYS
 
 STALL_MS = 3_000
 GONE_WITHIN_S = 5.0
