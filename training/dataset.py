@@ -17,6 +17,12 @@ from stream.core.row import new_rows
 from training.errors import TrainingError
 from training.log import EventLog
 
+FAR = (6, 24, 72)
+"""Further horizons, in multiples of the one asked for: what a user does later says something about the user now, so a
+network that must answer for them as well learns more from the same log. Their answers are not exported."""
+
+_NEVER_MS = np.iinfo(np.int64).max
+
 
 class Dataset(NamedTuple):
     """Every step of every user, users one after the other, each user's steps in their order of application."""
@@ -29,6 +35,10 @@ class Dataset(NamedTuple):
     """[N]: the log goes on for a whole horizon after it, so the label is the truth. Others only carry the state on."""
     time_ms: NDArray[np.int64]
     """[N], event time."""
+    far_label: NDArray[np.bool_]
+    """[N, len(FAR)]: as `label`, within each further horizon."""
+    far_known: NDArray[np.bool_]
+    """[N, len(FAR)]: as `known`, for each further horizon."""
     starts: NDArray[np.int64]
     """[U + 1]: where each user's steps begin; the last is N."""
     user: NDArray[np.uint64]
@@ -57,35 +67,41 @@ def build(log: EventLog, horizon_ms: int) -> Dataset:
     events, row = events[in_turn[kept]], row[in_turn[kept]]
     first = np.flatnonzero(np.r_[True, row[1:] != row[:-1]])
     time_ms = events["time_ms"].astype(np.int64)
-    known = time_ms <= time_ms.max() - horizon_ms
-    if not known.any():
+    horizons_ms = horizon_ms * np.array([1, *FAR])
+    known = time_ms[:, None] <= time_ms.max() - horizons_ms
+    if not known[:, 0].any():
         span_s = int(time_ms.max() - time_ms.min()) // 1000
         text = f"the log spans {span_s} s, not more than the horizon of {horizon_ms // 1000} s: no label is known"
         raise TrainingError(text)
+    label = until_buy_ms(row, time_ms, events["kind"] == Kind.ORDER_PLACED)[:, None] <= horizons_ms
     return Dataset(
         steps=steps[kept],
-        label=buys_within(row, time_ms, events["kind"] == Kind.ORDER_PLACED, horizon_ms),
-        known=known,
+        label=label[:, 0],
+        known=known[:, 0],
         time_ms=time_ms,
+        far_label=label[:, 1:],
+        far_known=known[:, 1:],
         starts=np.r_[first, len(row)],
         user=events["user"][first],
     )
 
 
-def buys_within(
-    row: NDArray[np.int64], time_ms: NDArray[np.int64], order: NDArray[np.bool_], horizon_ms: int
-) -> NDArray[np.bool_]:
-    """For each event, whether its user has an order strictly later and at most a horizon away, in event time; bool [N].
+def until_buy_ms(row: NDArray[np.int64], time_ms: NDArray[np.int64], order: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How long after each event its user's next order comes, strictly later in event time; int64 [N].
+
+    The largest int64 where none comes.
 
     Args:
         row: [N], whose event.
         time_ms: [N].
         order: [N], which events are orders.
-        horizon_ms: at least 0.
+
+    Raises:
+        TrainingError: so many users over so long a time do not fit one line of time.
     """
-    # Users side by side on one line of time, further apart than a horizon: one search for all.
+    # Users side by side on one line of time: one search for all.
     since_ms = time_ms - time_ms.min()
-    stride_ms = int(since_ms.max()) + horizon_ms + 1
+    stride_ms = int(since_ms.max()) + 1
     if int(row.max()) >= np.iinfo(np.int64).max // stride_ms - 1:
         raise TrainingError(
             f"{int(row.max()) + 1} users over {stride_ms} ms do not fit one line of time; split the log"
@@ -93,10 +109,12 @@ def buys_within(
     at = row * stride_ms + since_ms
     orders = np.sort(at[order])
     following = np.searchsorted(orders, at, side="right")
-    found = following < len(orders)
-    label = np.zeros(len(at), bool)
-    label[found] = orders[following[found]] - at[found] <= horizon_ms
-    return label
+    until_ms = np.full(len(at), _NEVER_MS)
+    found = np.flatnonzero(following < len(orders))
+    next_order = orders[following[found]]
+    mine = next_order // stride_ms == row[found]
+    until_ms[found[mine]] = (next_order - at[found])[mine]
+    return until_ms
 
 
 def of_users(dataset: Dataset, chosen: NDArray[np.bool_]) -> Dataset:
@@ -113,6 +131,8 @@ def of_users(dataset: Dataset, chosen: NDArray[np.bool_]) -> Dataset:
         label=dataset.label[keep],
         known=dataset.known[keep],
         time_ms=dataset.time_ms[keep],
+        far_label=dataset.far_label[keep],
+        far_known=dataset.far_known[keep],
         starts=np.r_[0, np.cumsum(lengths[chosen])],
         user=dataset.user[chosen],
     )
@@ -121,6 +141,13 @@ def of_users(dataset: Dataset, chosen: NDArray[np.bool_]) -> Dataset:
 TEST_SHARE = 0.2
 VALID_SHARE = 0.1
 """Of the users."""
+
+
+def joined(first: Dataset, second: Dataset) -> Dataset:
+    """The users of both, one after the other."""
+    parts = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
+    both = Dataset(*parts)
+    return both._replace(starts=np.r_[first.starts, second.starts[1:] + first.starts[-1]])
 
 
 class Split(NamedTuple):

@@ -14,16 +14,16 @@ from stream.core.row import N_FEATURES
 from stream.scoring.artefact import OUT_SUFFIX, SCORE_OUTPUT, STEP_INPUT
 from stream.scoring.session import open_session, run_sequence
 from training.metrics import Parity
-from training.models.recurrent import Recurrent
+from training.models.network import Network
 from training.seeded import OPSET
 
 
-def export(network: Recurrent) -> bytes:
+def export(network: Network) -> bytes:
     """The single step as ONNX, inputs x and the state, outputs score and the state; no metadata yet."""
     names = [name for name, _ in network.state]
     signature = [tf.TensorSpec((None, N_FEATURES), tf.float32, name=STEP_INPUT)]
     signature += [tf.TensorSpec((None, width), tf.float32, name=name) for name, width in network.state]
-    step = tf.function(network.step, input_signature=signature)
+    step = tf.function(network.served, input_signature=signature)
     model, _ = tf2onnx.convert.from_function(step, input_signature=signature, opset=OPSET)
     _name(model, [SCORE_OUTPUT, *(name + OUT_SUFFIX for name in names)])
     onnx.checker.check_model(model)
@@ -61,7 +61,7 @@ def _name(model: Any, outputs: list[str]) -> None:  # noqa: ANN401  onnx has no 
     model.producer_name, model.producer_version, model.doc_string, graph.doc_string = "offerstream", "", "", ""
 
 
-def parity(network: Recurrent, bare: bytes, steps: NDArray[np.uint8]) -> Parity:
+def parity(network: Network, bare: bytes, steps: NDArray[np.uint8]) -> Parity:
     """Compare the network with its export.
 
     Args:
@@ -77,7 +77,7 @@ def parity(network: Recurrent, bare: bytes, steps: NDArray[np.uint8]) -> Parity:
     rng = np.random.default_rng(0)
     x = values.reshape(-1, N_FEATURES)
     state = [rng.uniform(-1, 1, (len(x), width)).astype(np.float32) for _, width in network.state]
-    expected = [tensor.numpy() for tensor in network.step(tf.constant(x), *map(tf.constant, state))]
+    expected = [tensor.numpy() for tensor in network.served(tf.constant(x), *map(tf.constant, state))]
     names = [SCORE_OUTPUT, *(name + OUT_SUFFIX for name, _ in network.state)]
     given = dict(zip((name for name, _ in network.state), state, strict=True))
     found = session.run(names, {STEP_INPUT: x, **given})

@@ -22,7 +22,7 @@ from training.fit import Epoch, Fitted, Plan, fit
 from training.gates import gates, gates_said
 from training.log import EventLog
 from training.metrics import Parity, quality
-from training.models.recurrent import Recurrent
+from training.models.network import Network
 from training.models.registry import BUILDERS
 from training.serve import agreement, carried
 from training.windows import Windows, fill
@@ -133,7 +133,7 @@ def _metrics(
     }
 
 
-def rounding(network: Recurrent, test: Dataset, scores: NDArray[np.float32]) -> dict[str, float]:
+def rounding(network: Network, test: Dataset, scores: NDArray[np.float32]) -> dict[str, float]:
     """What rounding the state to float16 after each step changes: the artefact's scores against the network's.
 
     Args:

@@ -35,9 +35,9 @@ class Batch(NamedTuple):
     x: NDArray[np.float32]
     """[B, T, F], dequantised."""
     label: NDArray[np.float32]
-    """[B, T, 1]."""
+    """[B, T, 1 + len(FAR)], the horizon asked for first."""
     weight: NDArray[np.float32]
-    """[B, T]: 1 where a score is judged, else 0."""
+    """[B, T, 1 + len(FAR)]: 1 where an answer is judged, else 0."""
 
 
 def cut(starts: NDArray[np.int64], rng: np.random.Generator) -> Windows:
@@ -76,7 +76,11 @@ def fill(dataset: Dataset, windows: Windows, length: int) -> Batch:
     inside = places < windows.end[:, None]
     places = np.where(inside, places, 0)
     steps = np.where(inside[..., None], dataset.steps[places], np.uint8(0)).reshape(n, length, N_FEATURES)
-    judged = inside & (places >= windows.judged[:, None]) & dataset.known[places]
+    judged = inside & (places >= windows.judged[:, None])
+    label = np.concatenate([dataset.label[places][..., None], dataset.far_label[places]], axis=-1)
+    known = np.concatenate([dataset.known[places][..., None], dataset.far_known[places]], axis=-1)
     return Batch(
-        dequantise(steps), (dataset.label[places] & inside)[..., None].astype(np.float32), judged.astype(np.float32)
+        dequantise(steps),
+        (label & inside[..., None]).astype(np.float32),
+        (known & judged[..., None]).astype(np.float32),
     )

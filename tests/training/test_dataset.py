@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stream.core.events import N_KINDS_WINDOWED, Kind
 from stream.core.fold import fold
 from stream.core.row import new_rows
-from training.dataset import Dataset, build, buys_within, split_by_user
+from training.dataset import FAR, Dataset, build, split_by_user, until_buy_ms
 from training.errors import TrainingError
 from training.log import EventLog
 
@@ -34,14 +34,14 @@ def test_labels_are_what_a_loop_over_the_whole_log_finds(said: list[tuple[int, i
         )
         for user, second, _ in said
     ]
-    assert buys_within(row, time_ms, order, horizon_s * 1000).tolist() == expected
+    assert (until_buy_ms(row, time_ms, order) <= horizon_s * 1000).tolist() == expected
 
 
 def test_too_many_users_for_one_line_of_time_are_refused() -> None:
     row = np.array([0, 2**40])
     time_ms = np.array([1_000_000_000_000, 1_700_000_000_000])
     with pytest.raises(TrainingError, match="split the log"):
-        buys_within(row, time_ms, np.array([False, True]), HOUR_MS)
+        until_buy_ms(row, time_ms, np.array([False, True]))
 
 
 def test_labels_use_every_order_and_steps_only_what_a_user_did(make: MakeLog) -> None:
@@ -61,6 +61,15 @@ def test_labels_use_every_order_and_steps_only_what_a_user_did(make: MakeLog) ->
     assert sorted(found) == sorted(expected)
     assert 0 < dataset.label.sum() < len(dataset.label)
     assert not dataset.known.all()
+
+
+def test_further_labels_are_those_of_further_horizons(log: EventLog) -> None:
+    near = build(log, HOUR_MS)
+    for place, times in enumerate(FAR):
+        far = build(log, HOUR_MS * times)
+        np.testing.assert_array_equal(near.far_label[:, place], far.label)
+        np.testing.assert_array_equal(near.far_known[:, place], far.known)
+        assert not np.array_equal(near.label, far.label)
 
 
 def test_steps_are_those_of_the_log_in_its_own_order(log: EventLog) -> None:

@@ -31,7 +31,7 @@ def test_cuts_differ_from_epoch_to_epoch() -> None:
 def test_batches_hold_every_window_once(split: Split) -> None:
     rng = np.random.default_rng(2)
     windows = cut(split.train.starts, rng)
-    weight = sum(float(batch.weight.sum()) for batch in batches(split.train, windows, rng, 16))
+    weight = sum(float(batch.weight[..., 0].sum()) for batch in batches(split.train, windows, rng, 16))
     assert weight == split.train.known.sum()
 
 
@@ -46,4 +46,8 @@ def test_a_filled_window_is_the_users_steps(split: Split, length: int) -> None:
         assert not batch.x[w, n:].any()
         np.testing.assert_array_equal(batch.label[w, :n, 0], data.label[begin:end])
         for t in range(length):
-            assert batch.weight[w, t] == (first <= begin + t < end and data.known[min(begin + t, len(data.known) - 1)])
+            at = min(begin + t, len(data.known) - 1)
+            judged = first <= begin + t < end
+            assert batch.weight[w, t, 0] == (judged and data.known[at])
+            assert batch.weight[w, t, 1:].tolist() == (judged & data.far_known[at]).tolist()
+        np.testing.assert_array_equal(batch.label[w, :n, 1:], data.far_label[begin:end])

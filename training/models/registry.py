@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from training.models import lstm
-from training.models.recurrent import Recurrent
+from training.models.network import Network
 from training.prepare import Standard
 
-Builder = Callable[[Standard, int, float], Recurrent]
+Builder = Callable[[Standard, int, float], Network]
 """(standard, number of arms, dropout) to a network with fresh weights."""
 
 BUILDERS: dict[str, Builder] = {"lstm": lstm.build}
