@@ -2,8 +2,6 @@
 
 import json
 import re
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from stream.scoring.model import load
-from training.options import CONTEXT, Duration, bootstrap_option, prefix_option, told
+from training import cli_models
+from training.options import CONTEXT, Duration, prefix_option, told
+from training.tables import print_evaluation
 from training.uplift.cli import uplift
 
 # ruff: noqa: PLC0415  TensorFlow takes five seconds: what needs it, or onnx, is imported where it is used
+
+events_option = click.option(
+    "--events", required=True, metavar="SOURCE", help="A broker (host:port), or with --format a recorded log."
+)
+format_option = click.option(
+    "--format", "format_", metavar="NAME", help="Of the recorded log; or the path of a mapping file (.yaml)."
+)
+currency_option = click.option(
+    "--currency", envvar="OFFERSTREAM_CURRENCY", default="", help="Of amounts (OFFERSTREAM_CURRENCY)."
+)
 
 
 @click.group(
@@ -45,17 +55,15 @@ Examples:
   python -m training run --events shop.csv --format mapping.yaml --out var/model --quick
 """
 )
-@click.option(
-    "--events", required=True, metavar="SOURCE", help="A broker (host:port), or with --format a recorded log."
-)
-@click.option("--format", "format_", metavar="NAME", help="Of the recorded log; or the path of a mapping file (.yaml).")
+@events_option
+@format_option
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
 @click.option("--horizon", type=Duration(), default="1h", show_default=True, help="How far ahead a purchase counts.")
 @click.option("--model", "architecture", default="lstm", show_default=True, help="Which network.")
 @click.option("--epochs", type=click.IntRange(1, 1_000), help="At most; training stops by itself when it gets worse.")
 @click.option("--quick", is_flag=True, help="A few epochs: for demonstrations.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=1, show_default=True, help="Of all that is drawn.")
-@click.option("--currency", envvar="OFFERSTREAM_CURRENCY", default="", help="Of amounts (OFFERSTREAM_CURRENCY).")
+@currency_option
 @prefix_option
 def run(
     events: str,
@@ -76,32 +84,44 @@ def run(
     """
     console = Console(stderr=True)
     with told():
-        from training.sources import read_file, read_topics
-
-        if format_ is None and not _is_broker(events):
-            what = (
-                "a file: say what it is by --format"
-                if Path(events).exists()
-                else "neither a file nor a broker (host:port)"
-            )
-            raise click.UsageError(f"--events {events} is {what}")
-        with _progress(console) as progress:
-            reading = progress.add_task("reading", total=None)
-
-            def advanced(done: int, total: int) -> None:
-                progress.update(reading, completed=done, total=total or None)
-
-            if format_ is None:
-                log, counts = read_topics(events, topic_prefix, currency, advanced)
-            else:
-                log, counts = read_file(events, format_, currency, advanced)
-        console.print(
-            f"{counts.events} events of {len(log.users)} users; {counts.dead} refused, {counts.broken} broken lines, "
-            f"{counts.left_out} left out"
-        )
-        if counts.first_problem:
-            console.print(f"the first that was not usable: {counts.first_problem}", style="yellow", markup=False)
+        log = _read(console, events, format_, currency, topic_prefix)
         _train(console, log, horizon, architecture, epochs, seed, out, quick=quick)
+
+
+def _read(console: Console, events: str, format_: str | None, currency: str, topic_prefix: str) -> Any:  # noqa: ANN401
+    """The `EventLog` of a source, its counts told.
+
+    Raises:
+        TrainingError: there is no event in it.
+    """
+    from training.sources import read_file, read_topics
+
+    if format_ is None and not _is_broker(events):
+        what = (
+            "a file: say what it is by --format" if Path(events).exists() else "neither a file nor a broker (host:port)"
+        )
+        raise click.UsageError(f"--events {events} is {what}")
+    with _progress(console) as progress:
+        reading = progress.add_task("reading", total=None)
+
+        def advanced(done: int, total: int) -> None:
+            progress.update(reading, completed=done, total=total or None)
+
+        if format_ is None:
+            log, counts = read_topics(events, topic_prefix, currency, advanced)
+        else:
+            log, counts = read_file(events, format_, currency, advanced)
+    console.print(
+        f"{counts.events} events of {len(log.users)} users; {counts.dead} refused, {counts.broken} broken lines, "
+        f"{counts.left_out} left out"
+    )
+    if counts.first_problem:
+        console.print(f"the first that was not usable: {counts.first_problem}", style="yellow", markup=False)
+    if not len(log.events):
+        from training.errors import TrainingError
+
+        raise TrainingError("there are no events to learn from")
+    return log
 
 
 def _train(
@@ -115,10 +135,6 @@ def _train(
     *,
     quick: bool,
 ) -> None:
-    from training.errors import TrainingError
-
-    if not len(log.events):
-        raise TrainingError("there are no events to learn from")
     from training.fit import Epoch, Plan
     from training.models.registry import BUILDERS
     from training.run import make, write
@@ -127,7 +143,7 @@ def _train(
         raise click.UsageError(f"--model {architecture}: known are {', '.join(BUILDERS)}")
     plan = Plan(seed=seed)
     if quick:
-        plan = plan._replace(epochs=8, patience=2)
+        plan = plan._replace(epochs=4, patience=2)
     if epochs is not None:
         plan = plan._replace(epochs=epochs)
     with _progress(console) as progress:
@@ -143,6 +159,7 @@ def _train(
         made = make(log, horizon_ms, architecture, plan, on_stage, on_epoch)
     write(made, out)
     _print_metrics(console, made.metrics)
+    print_evaluation(console, made.evaluation)
     click.echo(f"{out / 'model.onnx'}  {made.model.hex}")
 
 
@@ -160,91 +177,52 @@ def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:
 @cli.command(
     epilog="""\b
 Examples:
-  python -m training publish var/model/model.onnx
-  python -m training publish var/model/model.onnx --force
+  python -m training evaluate --model var/model/model.onnx --events log.csv.gz --format taobao --json var/figures.json
+  python -m training evaluate --model var/model/model.onnx --events 127.0.0.1:9092 --json -
 """
 )
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
-    "--force", is_flag=True, help="Publish although gates were not passed. What workers refuse is never published."
+    "--model", "file", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The model file to judge."
 )
-@bootstrap_option
-@prefix_option
-def publish(file: Path, force: bool, bootstrap: str, topic_prefix: str) -> None:
-    """Make FILE the model that every worker uses; they take it over between two batches."""
-    with told():
-        from training.gates import not_passed
-        from training.publish import publish_champion
-
-        data = file.read_bytes()
-        model = load(data)
-        problems = not_passed(model.metadata.metrics)
-        if problems and not force:
-            text = "\n".join(["gates not passed, so it is not published (--force does it all the same):", *problems])
-            raise click.ClickException(text)
-        publish_champion(bootstrap, topic_prefix + "models", data, int(time.time() * 1000))
-    click.echo(f"champion: {model.hex}")
-
-
-@cli.group(context_settings=CONTEXT)
-def models() -> None:
-    """What is published."""
-
-
-@models.command("list", epilog="Example: python -m training models list")
-@bootstrap_option
-@prefix_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-def list_(bootstrap: str, topic_prefix: str, as_json: bool) -> None:
-    """Every published model, the champion marked."""
-    with told():
-        from training.publish import published
-
-        found = published(bootstrap, topic_prefix + "models")
-    if as_json:
-        click.echo(json.dumps([model.said() for model in found], indent=2))
-        return
-    if not found:
-        click.echo("no model is published")
-        return
-    for model in found:
-        metrics = {} if model.metadata is None else model.metadata.metrics
-        moment = datetime.fromtimestamp(model.published_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        words = [
-            "champion" if model.champion else " " * 8,
-            model.sha256[:16],
-            moment,
-            f"{model.size_bytes} bytes",
-            "" if model.metadata is None else model.metadata.architecture,
-            f"AUC {metrics['auc']:.4f}" if "auc" in metrics else "",
-            model.problem,
-        ]
-        click.echo("  ".join(words).rstrip())
-
-
-@models.command(
-    epilog="""\b
-Examples:
-  python -m training models show champion
-  python -m training models show var/model/model.onnx
-"""
+@events_option
+@format_option
+@click.option(
+    "--json",
+    "out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Where the figures go; - is standard output.",
 )
-@click.argument("model")
-@bootstrap_option
+@click.option("--horizon", type=Duration(), help="How far ahead a purchase counts.  [default: the model's own]")
+@currency_option
 @prefix_option
-def show(model: str, bootstrap: str, topic_prefix: str) -> None:
-    """What MODEL says of itself, as JSON; MODEL is a file, the beginning of a SHA-256, or `champion`."""
-    with told():
-        from training.publish import of_file, published
+def evaluate(
+    file: Path, events: str, format_: str | None, out: Path, horizon: int | None, currency: str, topic_prefix: str
+) -> None:
+    """Judge a model on events: figures with intervals, against yardsticks on the same users.
 
-        if Path(model).is_file():
-            found = [of_file(Path(model).read_bytes())]
+    Users that the model was trained on are left out: `training.npz`, which `run` writes beside the model, knows them.
+    """
+    console = Console(stderr=True)
+    with told():
+        model = load(file.read_bytes())
+        log = _read(console, events, format_, currency, topic_prefix)
+        from training.dataset import build
+        from training.evaluate import evaluation, judge, unseen
+        from training.run import write_whole
+        from training.yardsticks import read_beside
+
+        with _progress(console) as progress:
+            progress.add_task("judging", total=None)
+            kept = read_beside(file.parent / "training.npz", model.hex)
+            dataset = unseen(build(log, horizon or model.metadata.horizon_ms), kept)
+            found = evaluation(model, judge(model, dataset, kept), kept)
+        text = json.dumps(found, indent=2) + "\n"
+        if str(out) == "-":
+            click.echo(text, nl=False)
         else:
-            known = published(bootstrap, topic_prefix + "models")
-            found = [one for one in known if (one.champion if model == "champion" else one.sha256.startswith(model))]
-        if len(found) != 1:
-            raise click.ClickException(f"{model}: {len(found)} published models of that name; see `models list`")
-    click.echo(json.dumps(found[0].said(), indent=2))
+            write_whole(out, lambda part: part.write_text(text))
+    print_evaluation(console, found)
 
 
 def _is_broker(text: str) -> bool:
@@ -253,6 +231,10 @@ def _is_broker(text: str) -> bool:
 
 def _progress(console: Console) -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
+
+
+cli.add_command(cli_models.publish)
+cli.add_command(cli_models.models)
 
 
 def main() -> None:

@@ -145,9 +145,8 @@ VALID_SHARE = 0.1
 
 def joined(first: Dataset, second: Dataset) -> Dataset:
     """The users of both, one after the other."""
-    parts = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
-    both = Dataset(*parts)
-    return both._replace(starts=np.r_[first.starts, second.starts[1:] + first.starts[-1]])
+    fields = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in Dataset._fields}
+    return Dataset(**fields | {"starts": np.r_[first.starts, second.starts[1:] + first.starts[-1]]})
 
 
 class Split(NamedTuple):

@@ -57,6 +57,10 @@ class Fitted(NamedTuple):
 
 Weights = list[NDArray[np.float32]]
 
+_AS_GOOD = 1.02
+"""Of two epochs whose validation losses differ by less than 2 %, the later is taken: validation users are few, their
+loss is noisy, and late epochs, with their low learning rates, do better on others than it can tell."""
+
 
 def fit(
     build: Builder, train: Dataset, valid: Dataset, plan: Plan, on_epoch: Callable[[Epoch], None] = lambda _: None
@@ -83,7 +87,7 @@ def fit(
         epoch = Epoch(number, first.epoch(number), first.loss(valid, valid_windows))
         history.append(epoch)
         on_epoch(epoch)
-        if epoch.valid_loss < best.valid_loss:
+        if epoch.valid_loss <= _AS_GOOD * min(one.valid_loss for one in history):
             best, weights = epoch, first.weights()
         elif number - best.number >= plan.patience:
             break

@@ -5,11 +5,12 @@ methods: another look at the jackknife", 1979; whole users drawn with replacemen
 and every figure can be computed under weights.
 
     draws = user_draws(n_users, 1_000, seed)
-    figures(label, score, user, draws)["auc"]       Figure(value, low, high)
-    differences(label, score, other, user, draws)   the same users in both, hence much narrower than two intervals
+    model = under_draws(label, score, user, draws)
+    figures(model)["auc"]               Figure(value, low, high)
+    differences(model, other)["auc"]    the same users in both, hence much narrower than two intervals
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -251,62 +252,49 @@ def interval(value: float, drawn: NDArray[np.float64]) -> Figure:
     return Figure(value, low, high)
 
 
-def figures(label: Labels, score: Scores, user: NDArray[np.int64], draws: NDArray[np.int64]) -> dict[str, Figure]:
-    """AUC, PR-AUC, log loss and Brier score with their intervals.
+class Drawn(NamedTuple):
+    """A figure on the users as they are, and under each bootstrap draw."""
+
+    value: float
+    under: NDArray[np.float64]
+    """[R]."""
+
+
+def under_draws(label: Labels, score: Scores, user: NDArray[np.int64], draws: NDArray[np.int64]) -> dict[str, Drawn]:
+    """AUC, PR-AUC, log loss and Brier score under bootstrap draws.
 
     Args:
         label: [N].
         score: [N].
         user: [N], each decision point's user, 0 to U - 1.
-        draws: [R, U], of `user_draws`.
+        draws: [R, U], of `user_draws`; the same for scores that are to be compared.
     """
-    return {name: interval(*_under(of, user, draws)) for name, of in _measures(label, score).items()}
-
-
-def differences(
-    label: Labels, score: Scores, other: Scores, user: NDArray[np.int64], draws: NDArray[np.int64]
-) -> dict[str, Figure]:
-    """By how much each figure of `score` is above that of `other`, both on the same drawn users.
-
-    Args:
-        label: [N].
-        score: [N].
-        other: [N], what it is compared with.
-        user: [N], each decision point's user, 0 to U - 1.
-        draws: [R, U], of `user_draws`.
-    """
-    found = {}
-    theirs = _measures(label, other)
-    for name, of in _measures(label, score).items():
-        (value, drawn), (value_other, drawn_other) = _under(of, user, draws), _under(theirs[name], user, draws)
-        found[name] = interval(value - value_other, drawn - drawn_other)
-    return found
-
-
-Measure = Callable[[Weights], float]
-"""A figure under weights of the decision points, [N]."""
-
-
-def _measures(label: Labels, score: Scores) -> dict[str, Measure]:
     ranked = Ranked.of(label, score)
     losses, squares = _losses(label, score), _squares(label, score)
-    return {
+    measures: dict[str, Callable[[NDArray[np.float64]], float]] = {
         "auc": lambda weight: _auc(ranked, weight),
         "pr_auc": lambda weight: _pr_auc(ranked, weight),
         "log_loss": lambda weight: _mean(losses, weight),
         "brier": lambda weight: _mean(squares, weight),
     }
+    found = np.empty((len(measures), len(draws)))
+    for at, draw in enumerate(draws):
+        weight = draw[user].astype(np.float64)
+        found[:, at] = [of(weight) for of in measures.values()]
+    ones = np.ones(len(user))
+    return {name: Drawn(of(ones), under) for (name, of), under in zip(measures.items(), found, strict=True)}
 
 
-def _mean(values: NDArray[np.float64], weight: Weights) -> float:
+def figures(drawn: dict[str, Drawn]) -> dict[str, Figure]:
+    """Each figure with its interval."""
+    return {name: interval(one.value, one.under) for name, one in drawn.items()}
+
+
+def differences(drawn: dict[str, Drawn], other: dict[str, Drawn]) -> dict[str, Figure]:
+    """By how much each figure is above another score's, both under the same draws."""
+    return {name: interval(one.value - other[name].value, one.under - other[name].under) for name, one in drawn.items()}
+
+
+def _mean(values: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
     total = float(weight.sum())
     return float(values @ weight) / total if total > 0 else float("nan")
-
-
-def _under(of: Measure, user: NDArray[np.int64], draws: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
-    return of(np.ones(len(user))), np.fromiter(_each(of, user, draws), np.float64, len(draws))
-
-
-def _each(of: Measure, user: NDArray[np.int64], draws: NDArray[np.int64]) -> Iterator[float]:
-    for draw in draws:
-        yield of(draw[user].astype(np.float64))

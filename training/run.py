@@ -16,7 +16,8 @@ from stream.core.row import N_FEATURES
 from stream.scoring.artefact import KIND_RECURRENT, Metadata, features_hash
 from stream.scoring.model import Model, load
 from training.artefact import golden_examples, with_metadata
-from training.dataset import Dataset, build, split_by_user
+from training.dataset import Dataset, build, joined, split_by_user
+from training.evaluate import evaluation, judge
 from training.export import export, parity
 from training.fit import Epoch, Fitted, Plan, fit
 from training.gates import gates, gates_said
@@ -26,6 +27,7 @@ from training.models.network import Network
 from training.models.registry import BUILDERS
 from training.serve import agreement, carried
 from training.windows import Windows, fill
+from training.yardsticks import Beside, beside, write_beside
 
 ARMS = ("none",)
 N_GOLDEN, T_GOLDEN = 8, 16
@@ -38,6 +40,9 @@ class Made(NamedTuple):
     data: bytes
     model: Model
     metrics: dict[str, Any]
+    evaluation: dict[str, Any]
+    """On users never seen in training, as `python -m training evaluate` says it."""
+    beside: Beside
 
 
 def make(
@@ -106,9 +111,13 @@ def make(
     untold = with_metadata(bare, metadata)
     expected_rate = float(split.train.label[split.train.known].mean())
     metrics = _metrics(load(untold), split.test, expected_rate, same, len(untold), fitted)
-    metrics |= {"train_users": len(split.train.user), "seed": plan.seed}
+    metrics |= {"train_users": len(split.train.user) + len(split.valid.user), "seed": plan.seed}
     data = with_metadata(bare, dataclasses.replace(metadata, metrics=metrics))
-    return Made(data, load(data), metrics | {"wall_s": round(time.monotonic() - started_s, 1)})
+    model = load(data)
+    kept = beside(joined(split.train, split.valid), model.hex, plan.seed)
+    found = evaluation(model, judge(model, split.test, kept), kept)
+    metrics |= {"wall_s": round(time.monotonic() - started_s, 1)}
+    return Made(data, model, metrics, found, kept)
 
 
 def _metrics(
@@ -129,6 +138,7 @@ def _metrics(
         "train_log_loss": fitted.best.loss,
         "valid_log_loss": fitted.best.valid_loss,
         "scaling": fitted.scaling._asdict(),
+        "threshold": None if np.isnan(fitted.threshold) else fitted.threshold,
         "gates": gates_said(gates(same, size_bytes, judged)),
     }
 
@@ -171,17 +181,28 @@ def _commit() -> str:
 
 
 def write(made: Made, out: Path) -> None:
-    """Write `model.onnx` and `metrics.json` into a folder; each appears whole or not at all.
+    """Write a model and what belongs to it into a folder; each file appears whole or not at all, the model last.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     out.mkdir(parents=True, exist_ok=True)
     said = {"sha256": made.model.hex, "architecture": made.model.metadata.architecture, **made.metrics}
-    for name, data in (("model.onnx", made.data), ("metrics.json", json.dumps(said, indent=2).encode() + b"\n")):
-        part = out / f".{name}.part"
-        try:
-            part.write_bytes(data)
-            part.replace(out / name)
-        finally:
-            part.unlink(missing_ok=True)
+    write_whole(out / "metrics.json", lambda part: part.write_text(json.dumps(said, indent=2) + "\n"))
+    write_whole(out / "evaluation.json", lambda part: part.write_text(json.dumps(made.evaluation, indent=2) + "\n"))
+    write_whole(out / "training.npz", lambda part: write_beside(part, made.beside))
+    write_whole(out / "model.onnx", lambda part: part.write_bytes(made.data))
+
+
+def write_whole(path: Path, write_to: Callable[[Path], object]) -> None:
+    """Write a file beside its place, then move it there.
+
+    Raises:
+        OSError: it cannot be written; nothing half-written is left.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write_to(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -155,7 +155,9 @@ def test_sides_have_their_share() -> None:
     n = 20_000
     user = np.arange(n, dtype=np.uint64)  # no hash at all: the split must not take the pattern
     label = np.arange(n) % 3 == 0
-    everything = Dataset(np.zeros((n, 16), np.uint8), label, np.ones(n, bool), np.arange(n), np.arange(n + 1), user)
+    far = np.zeros((n, len(FAR)), bool)
+    steps = np.zeros((n, 16), np.uint8)
+    everything = Dataset(steps, label, np.ones(n, bool), np.arange(n), far, far, np.arange(n + 1), user)
     train, valid, test = (len(part.user) / n for part in split_by_user(everything))
     assert (train, valid, test) == pytest.approx((0.7, 0.1, 0.2), abs=0.015)
 

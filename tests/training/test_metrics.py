@@ -16,6 +16,7 @@ from training.metrics import (
     pr_curve,
     quality,
     roc_curve,
+    under_draws,
     user_draws,
 )
 
@@ -57,7 +58,7 @@ def test_weighted_figures_are_those_of_users_written_out(rows: list[tuple[bool, 
     score = np.array([row[1] / 21 for row in rows])
     user = np.unique([row[2] for row in rows], return_inverse=True)[1]
     draws = user_draws(int(user.max()) + 1, 6, 3)
-    found = figures(label, score, user, draws)
+    found = figures(under_draws(label, score, user, draws))
     drawn: dict[str, list[float]] = {name: [] for name in found}
     for draw in draws:
         at = np.repeat(np.arange(len(label)), draw[user])
@@ -114,9 +115,9 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
         rate = rng.beta(1, 3, 60)  # mean 0.25
         user = np.repeat(np.arange(60), 30)
         label = rng.random(len(user)) < rate[user]
-        found = figures(label, np.full(len(user), 0.5), user, user_draws(60, 200, turn))["brier"]
+        found = figures(under_draws(label, np.full(len(user), 0.5), user, user_draws(60, 200, turn)))["brier"]
         assert found.value == pytest.approx(0.25)
-        said = figures(label, np.ones(len(user)), user, user_draws(60, 200, turn))["brier"]  # 1 - rate
+        said = figures(under_draws(label, np.ones(len(user)), user, user_draws(60, 200, turn)))["brier"]  # 1 - rate
         held += said.low <= 0.75 <= said.high
     assert 50 <= held <= 60
 
@@ -128,8 +129,9 @@ def test_a_difference_on_the_same_users_is_narrower_than_two_intervals() -> None
     label = rng.random(len(user)) < truth
     draws = user_draws(80, 200, 0)
     worse = np.clip(truth + rng.normal(0, 0.1, len(user)), 0.001, 0.999)
-    gain = differences(label, truth, worse, user, draws)["auc"]
-    one = figures(label, truth, user, draws)["auc"]
+    model, other = under_draws(label, truth, user, draws), under_draws(label, worse, user, draws)
+    gain = differences(model, other)["auc"]
+    one = figures(under_draws(label, truth, user, draws))["auc"]
     assert gain.value > 0
     assert gain.low > 0
     assert gain.high - gain.low < one.high - one.low
@@ -137,6 +139,6 @@ def test_a_difference_on_the_same_users_is_narrower_than_two_intervals() -> None
 
 def test_what_cannot_be_known_is_null() -> None:
     label, score, user = np.zeros(4, bool), np.array([0.1, 0.2, 0.3, 0.4]), np.arange(4)
-    found = figures(label, score, user, user_draws(4, 5, 0))
+    found = figures(under_draws(label, score, user, user_draws(4, 5, 0)))
     assert found["auc"].said() == {"value": None, "ci": [None, None]}
     assert found["brier"].said()["value"] == pytest.approx(0.075)

@@ -5,7 +5,7 @@ from stream.core.absorb import absorb
 from stream.core.fold import turns
 from stream.core.row import N_STEPS, new_rows
 from stream.scoring.model import Model, load
-from training.dataset import Dataset, build
+from training.dataset import Dataset, build, of_users
 from training.log import EventLog
 from training.seeded import seeded_model
 from training.serve import agreement, carried, rebuilt
@@ -65,12 +65,6 @@ def test_agreement_looks_at_longer_histories_only(model: Model, dataset: Dataset
     assert found is not None
     assert 0 < found.steps <= 200
     assert 0 < found.median <= found.p99 <= found.max < 1
-    short = Dataset(
-        dataset.steps[:20],
-        dataset.label[:20],
-        dataset.known[:20],
-        dataset.time_ms[:20],
-        np.array([0, 20]),
-        dataset.user[:1],
-    )
+    short = of_users(dataset, np.arange(len(dataset.user)) < 1)
+    short = short._replace(steps=short.steps[:20], starts=np.array([0, 20]))
     assert agreement(model, short, scores[:20]) is None
