@@ -18,6 +18,9 @@ from stream.core.events import N_KINDS, N_KINDS_WINDOWED
 ROW_FORMAT = 2
 """First byte of a packed row. A change of `ROW` takes a new number and a reader for the old one."""
 
+FORMATS_READ = frozenset({1, ROW_FORMAT})
+"""Formats that `unpack` reads: those that a changelog may still hold."""
+
 N_FENCES = 8  # places in the fence: source topics, with room for those to come
 N_STEPS = 32  # T: steps kept for rebuilding the hidden state
 N_FEATURES = 16  # F: features of a step
@@ -198,8 +201,8 @@ def unpack(packed: Sequence[bytes]) -> Rows:
     if (lengths < _HEAD_BYTES).any():
         raise RowFormatError(f"a packed row of {lengths.min()} bytes, too short for its head of {_HEAD_BYTES}")
     formats = {p[0] for p in packed}
-    if formats - {1, ROW_FORMAT}:
-        text = f"packed rows of format {sorted(formats - {1, ROW_FORMAT})}, this version reads 1 and {ROW_FORMAT}"
+    if formats - FORMATS_READ:
+        text = f"packed rows of format {sorted(formats - FORMATS_READ)}, this version reads {sorted(FORMATS_READ)}"
         raise RowFormatError(text)
     if (lengths % 8).any():
         raise RowFormatError("a packed row that is no whole number of words")

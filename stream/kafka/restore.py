@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from stream.core.row import ROW_FORMAT
+from stream.core.row import FORMATS_READ
 from stream.errors import PartitionError, StoreCorruptError
 from stream.kafka import applied as applied_record
 from stream.kafka.store import Store
@@ -15,7 +15,7 @@ from stream.settings import Settings, client_id
 logger = logging.getLogger(__name__)
 
 _BULK = 10_000
-_FORMAT = bytes([ROW_FORMAT])
+_FORMATS = frozenset(bytes([number]) for number in FORMATS_READ)
 
 
 def restore(
@@ -97,15 +97,15 @@ def restore(
 
 
 def _check_format(messages: list[Message]) -> None:
-    """Every row is of the format that this version reads: found here, where its offset is known.
+    """Every row is of a format that this version reads: found here, where its offset is known.
 
     One look at a byte: what lies behind it is checked when the row is used.
     """
     rows = [m for m in messages if m.value() and m.error() is None and m.key() != applied_record.KEY]
-    if {m.value()[:1] for m in rows} <= {_FORMAT}:
+    if {m.value()[:1] for m in rows} <= _FORMATS:
         return
-    bad = next(m for m in rows if m.value()[:1] != _FORMAT)
+    bad = next(m for m in rows if m.value()[:1] not in _FORMATS)
     raise PartitionError(
         f"{bad.topic()}[{bad.partition()}] offset {bad.offset()}: a row of format {bad.value()[0]}, this version reads "
-        f"{ROW_FORMAT}. Another program wrote to the changelog, or a newer version of this one did"
+        f"{sorted(FORMATS_READ)}. Another program wrote to the changelog, or a newer version of this one did"
     )

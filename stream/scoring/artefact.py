@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum, unique
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,9 @@ def _array_text(array: NDArray[Any]) -> str:
 
 
 def _array(text: str) -> NDArray[Any]:
-    loaded: NDArray[Any] = np.lib.format.read_array(
-        io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False
-    )
+    stored = io.BytesIO(base64.b64decode(text, validate=True))
+    try:
+        loaded: NDArray[Any] = np.lib.format.read_array(stored, allow_pickle=False)
+    except (SyntaxError, TokenError) as error:  # numpy reads an odd header as Python
+        raise ValueError(f"an array's header: {error}") from error
     return loaded

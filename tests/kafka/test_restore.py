@@ -114,8 +114,8 @@ def test_a_partition_that_is_not_there(site: Site, store: Store) -> None:
 
 
 def test_a_row_of_another_format_is_named_and_not_taken_in(site: Site, store: Store) -> None:
-    write(site, {b"a": b"\1", b"gone": None, b"b": b"\2row", KEY: b"applied"})
-    message = r"-rows-changelog\[0\] offset 2: a row of format 2, this version reads 1"
+    write(site, {b"a": b"\1", b"gone": None, b"b": b"\3row", KEY: b"applied"})
+    message = r"-rows-changelog\[0\] offset 2: a row of format 3, this version reads \[1, 2\]"
     with pytest.raises(PartitionError, match=message):
         restore(store, site.settings, 0, log(site), lambda _: None)
     assert (store.get([b"a", b"b"]), store.applied, store.changelog_offset) == ([None, None], None, 0)
