@@ -110,7 +110,7 @@ def build_app(settings: Settings, metrics: Metrics, control: Control) -> App:
         stream_buffer_maxsize=2,  # counts batches
         stream_wait_empty=True,
         stream_recovery_delay=0,  # it would sleep in every rebalance
-        table_standby_replicas=0,
+        table_standby_replicas=settings.standbys,
     )
     app.partitions = Partitions(
         Shared(

@@ -97,6 +97,9 @@ class Metrics:
         self.restoring = Gauge(
             "offerstream_restoring", "Partitions being restored; their events wait", registry=registry
         )
+        self.standbys = Gauge(
+            "offerstream_standbys", "Partitions of other workers whose rows are followed here", registry=registry
+        )
         self.transactions_failed = Counter(
             "offerstream_transactions_failed",
             "Transactions that failed: each costs taking its partition over anew",

@@ -60,6 +60,7 @@ class Settings:
         30_000, "how often the local store is made durable: bounds what a restart replays", 1_000, 3_600_000
     )
     store_cache_bytes: int = _setting(256 << 20, "RocksDB's block cache, one for the whole worker", 1 << 20, 1 << 40)
+    standbys: int = _setting(1, "workers that follow a partition's rows beside its owner, ready to take over", 0, 15)
     session_timeout_ms: int = _setting(
         30_000, "a worker that is silent for this long loses its partitions", 6_000, 1_800_000
     )

@@ -15,6 +15,7 @@ from stream.errors import BrokerSilentError, FencedError, PartitionError, SetupE
 from stream.kafka.cluster import Cluster, log_ranges, look
 from stream.kafka.control import InForce
 from stream.kafka.partition import Partition, Shared
+from stream.kafka.standby import Standbys
 from stream.kafka.transport import EventBatch
 from stream.settings import PARTITIONS_MAX_PER_WORKER, client_id
 
@@ -53,6 +54,7 @@ class Partitions:
         self._settings = settings = shared.settings
         self._open: dict[int, Partition] = {}
         self._admin = AdminClient({"bootstrap.servers": settings.bootstrap, "client.id": client_id(settings)})
+        self._standbys = Standbys(settings, self._admin, shared.cache, shared.metrics, shared.fatal)
         self.batch_rows = settings.batch_rows
         self.batch_bytes = settings.batch_bytes
         self.source_of: Mapping[str, str] = {settings.topic(source): source for source in SOURCES}
@@ -116,7 +118,13 @@ class Partitions:
         async with self._lock:
             return await self._take_over(wanted, still_ours)
 
+    async def stand_by(self, wanted: set[int]) -> None:
+        """Follow the changelogs of exactly `wanted`, which other workers own."""
+        async with self._lock:
+            await self._standbys.follow(wanted - set(self._open))
+
     async def _take_over(self, wanted: set[int], still_ours: Callable[[], bool]) -> bool:
+        await self._standbys.follow(self._standbys.numbers() - wanted)
         for number, partition in sorted(self._open.items()):
             if number not in wanted or partition.failed:
                 await self._drop(number)
@@ -263,5 +271,6 @@ class Partitions:
         for renewal in self._renewals:
             renewal.cancel()
         async with self._lock:
+            await self._standbys.close()
             for number in sorted(self._open):
                 await self._drop(number)

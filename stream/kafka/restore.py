@@ -17,6 +17,19 @@ logger = logging.getLogger(__name__)
 _BULK = 10_000
 _FORMATS = frozenset(bytes([number]) for number in FORMATS_READ)
 
+READER: dict[str, str | int | float | bool | None] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "error",
+    "fetch.wait.max.ms": 50,
+    "fetch.max.bytes": 32 << 20,
+    "max.partition.fetch.bytes": 16 << 20,
+    "queued.min.messages": 200_000,
+    "queued.max.messages.kbytes": 64 << 10,
+}
+"""Of a client that reads changelogs in bulk."""
+
 
 def restore(
     store: Store, settings: Settings, partition: int, log: tuple[int, int], count: Callable[[int], None]
@@ -49,20 +62,12 @@ def restore(
     if position >= end:
         return 0
     consumer = Consumer(
-        {
+        READER
+        | {
             "bootstrap.servers": settings.bootstrap,
             "client.id": f"{client_id(settings)}-restore-{partition}",
             "group.id": f"{settings.app_id}-restore",  # never joined, never committed to
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "error",
             "enable.partition.eof": True,
-            "fetch.wait.max.ms": 50,
-            "fetch.max.bytes": 32 << 20,
-            "max.partition.fetch.bytes": 16 << 20,
-            "queued.min.messages": 200_000,
-            "queued.max.messages.kbytes": 64 << 10,
         }
     )
     n = 0

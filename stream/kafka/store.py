@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _OFFSET_KEY = b"\xff\x01"  # next changelog offset to read; no user id is like it
 _IDENTITY_FILE = "identity.json"
 
-_LOCK_TIMEOUT_S = 15.0
+LOCK_TIMEOUT_S = 15.0
 _LOCKED = ("While lock file", "lock hold by current process")  # what RocksDB says
 
 WRITE_BUFFER_BYTES = 32 << 20
@@ -61,7 +61,14 @@ def _options(cache: Cache) -> Options:
 class Store:
     """Rows by user id, the applied record and the changelog offset, all of one moment."""
 
-    def __init__(self, path: Path, identity: dict[str, Any], cache: Cache, pending_bytes_max: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        cache: Cache,
+        pending_bytes_max: int,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+    ) -> None:
         """Open the store, or make it.
 
         Args:
@@ -69,6 +76,7 @@ class Store:
             identity: what it must belong to: cluster, changelog topic id, partitions. Kept beside the database.
             cache: see `shared_cache`.
             pending_bytes_max: rows kept back before they are written.
+            lock_timeout_s: how long another owner has to let go of it.
 
         Raises:
             StoreCorruptError: it belongs to something else, was written in another row format, or cannot be opened.
@@ -89,7 +97,7 @@ class Store:
             self._identity_file.write_text(json.dumps(identity))
         self._write_options = WriteOptions()
         self._write_options.disable_wal = True
-        self._db = _open(path / "rows", cache)
+        self._db = _open(path / "rows", cache, lock_timeout_s)
         try:
             offset = self._db.get(_OFFSET_KEY)
             self.applied: bytes | None = self._db.get(applied_record.KEY)
@@ -204,9 +212,9 @@ class Store:
         self._db.close()
 
 
-def _open(path: Path, cache: Cache) -> Rdict:
+def _open(path: Path, cache: Cache, lock_timeout_s: float) -> Rdict:
     """RocksDB, when nobody else has it: a partition that moves between workers on one disk is let go of meanwhile."""
-    give_up_s = time.monotonic() + _LOCK_TIMEOUT_S
+    give_up_s = time.monotonic() + lock_timeout_s
     while True:
         try:
             return Rdict(str(path), _options(cache))
@@ -229,15 +237,20 @@ def set_aside(path: Path, why: Exception) -> None:
 
 
 def open_or_set_aside(
-    path: Path, identity: dict[str, Any], cache: Cache, pending_bytes_max: int, age_max_s: float
+    path: Path,
+    identity: dict[str, Any],
+    cache: Cache,
+    pending_bytes_max: int,
+    age_max_s: float,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> Store:
     """A store that can be trusted: one that is bad, or too old, is set aside and an empty one takes its place."""
     try:
         _check_age(path, age_max_s)
-        return Store(path, identity, cache, pending_bytes_max)
+        return Store(path, identity, cache, pending_bytes_max, lock_timeout_s)
     except StoreCorruptError as e:
         set_aside(path, e)
-        return Store(path, identity, cache, pending_bytes_max)
+        return Store(path, identity, cache, pending_bytes_max, lock_timeout_s)
 
 
 def _check_age(path: Path, age_max_s: float) -> None:

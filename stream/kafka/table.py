@@ -72,9 +72,10 @@ class TakeOver(Service):
             self._assigned.clear()
             generation = self._generation
             self.in_recovery = self.app.in_recovery = True
-            wanted = {
-                tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic in self.tables.changelog_topics
-            }
+            wanted, standbys = (
+                {tp.partition for tp in tps if tp.topic in self.tables.changelog_topics}
+                for tps in (self.app.assignor.assigned_actives(), self.app.assignor.assigned_standbys())
+            )
             try:
                 complete = await self.app.partitions.take_over(
                     wanted, lambda g=generation: g == self.app.consumer_generation_id
@@ -85,6 +86,7 @@ class TakeOver(Service):
             self.in_recovery = self.app.in_recovery = False
             if complete and generation == self.app.consumer_generation_id:
                 await self._resume(generation)
+                await self.app.partitions.stand_by(standbys)
 
     async def _resume(self, generation: int) -> None:
         """Let events flow, in the order in which Faust's own recovery does it.

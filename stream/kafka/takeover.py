@@ -1,6 +1,7 @@
 """Taking over a partition: its store brought up to the changelog's end, the applied record held against the sources."""
 
 import logging
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -24,6 +25,20 @@ STORE_AGE_MAX_S = 12 * 3600
 """Half of the changelog's `delete.retention.ms`: an older store may hold users who were erased meanwhile."""
 
 
+def path_of(settings: Settings, partition: int) -> Path:
+    """The folder of a partition's store."""
+    return settings.data_dir / settings.app_id / str(partition)
+
+
+def identity_of(settings: Settings, cluster: Cluster) -> dict[str, str | int]:
+    """What a store must belong to."""
+    return {
+        "cluster": cluster.cluster_id,
+        "changelog": cluster.topic_ids[settings.changelog],
+        "partitions": settings.partitions,
+    }
+
+
 def open_store(
     settings: Settings, partition: int, cluster: Cluster, log: Range, cache: Cache, metrics: Metrics
 ) -> tuple[Store, int]:
@@ -34,12 +49,7 @@ def open_store(
     Raises:
         PartitionError: see `restore`.
     """
-    path = settings.data_dir / settings.app_id / str(partition)
-    identity = {
-        "cluster": cluster.cluster_id,
-        "changelog": cluster.topic_ids[settings.changelog],
-        "partitions": settings.partitions,
-    }
+    path, identity = path_of(settings, partition), identity_of(settings, cluster)
     store = open_or_set_aside(path, identity, cache, settings.store_pending_bytes, STORE_AGE_MAX_S)
     try:
         return store, _bring_up(store, settings, partition, log, metrics)
