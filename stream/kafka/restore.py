@@ -86,7 +86,7 @@ def restore(
                 position = message.offset() + (error is None)
             if messages:
                 heard_at_s = time.monotonic()
-                _check_format(messages)
+                check_format(messages)
                 store.replay(records, position)
                 n += len(records)
                 count(len(records))
@@ -101,7 +101,7 @@ def restore(
     return n
 
 
-def _check_format(messages: list[Message]) -> None:
+def check_format(messages: list[Message]) -> None:
     """Every row is of a format that this version reads: found here, where its offset is known.
 
     One look at a byte: what lies behind it is checked when the row is used.

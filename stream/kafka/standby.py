@@ -11,13 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from rocksdict import Cache
 
 from stream.errors import BrokerSilentError, PartitionError, StoreCorruptError
 from stream.kafka.cluster import Cluster, log_ranges, look
-from stream.kafka.restore import READER
+from stream.kafka.restore import READER, check_format
 from stream.kafka.store import Store, open_or_set_aside
 from stream.kafka.takeover import STORE_AGE_MAX_S, identity_of, path_of
 from stream.metrics import Metrics
@@ -142,8 +142,10 @@ class Standbys:
     def _read(self) -> None:
         if self._consumer is None:
             return
-        records: dict[int, list[tuple[bytes, bytes | None]]] = defaultdict(list)
-        ends: dict[int, int] = {}
+        for number in [number for number, store in self._stores.items() if store.wanted]:
+            logger.info("standby for partition %d: another worker on this disk takes it over", number)
+            self._let_go(number)
+        found: dict[int, list[Message]] = defaultdict(list)
         try:
             messages = self._consumer.consume(_BULK, timeout=_WAIT_S)
         except KafkaException as e:
@@ -154,12 +156,12 @@ class Standbys:
             if error is not None:
                 logger.warning("standbys: %s", error.str())
             elif number in self._stores:
-                records[number].append((message.key() or b"", message.value()))
-                ends[number] = int(message.offset() or 0) + 1
-        for number, found in records.items():
+                found[number].append(message)
+        for number, records in found.items():
             store = self._stores[number]
             try:
-                store.replay(found, ends[number])
+                check_format(records)
+                store.replay([(r.key() or b"", r.value()) for r in records], int(records[-1].offset() or 0) + 1)
                 if store.flushed_s_ago * 1000 > self._settings.store_flush_interval_ms:
                     store.flush()
             except PartitionError as e:

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _OFFSET_KEY = b"\xff\x01"  # next changelog offset to read; no user id is like it
 _IDENTITY_FILE = "identity.json"
+_WANTED_FILE = "wanted"
 
 LOCK_TIMEOUT_S = 15.0
 _LOCKED = ("While lock file", "lock hold by current process")  # what RocksDB says
@@ -191,6 +192,11 @@ class Store:
         """Seconds since the last flush."""
         return time.monotonic() - self._flushed_at_s
 
+    @property
+    def wanted(self) -> bool:
+        """Whether another worker on this disk waits for it."""
+        return (self.path / _WANTED_FILE).exists()
+
     def rows_estimated(self) -> int:
         """RocksDB's own estimate of how many rows it holds, the pending ones on top."""
         return int(self._db.property_int_value("rocksdb.estimate-num-keys") or 0) + len(self._pending)
@@ -213,11 +219,15 @@ class Store:
 
 
 def _open(path: Path, cache: Cache, lock_timeout_s: float) -> Rdict:
-    """RocksDB, when nobody else has it: a partition that moves between workers on one disk is let go of meanwhile."""
+    """RocksDB, when nobody else has it: a partition that moves between workers on one disk is let go of meanwhile.
+
+    Who waits says so in a file: a worker that only stands by with it lets go then.
+    """
     give_up_s = time.monotonic() + lock_timeout_s
+    wanted = path.with_name(_WANTED_FILE)
     while True:
         try:
-            return Rdict(str(path), _options(cache))
+            opened = Rdict(str(path), _options(cache))
         except Exception as e:  # rocksdict raises bare Exception for every RocksDB status
             if not any(phrase in str(e) for phrase in _LOCKED):
                 raise StoreCorruptError(f"{path}: RocksDB: {e}") from e
@@ -225,6 +235,11 @@ def _open(path: Path, cache: Cache, lock_timeout_s: float) -> Rdict:
                 raise PartitionError(
                     f"{path}: another worker has it open. Each worker needs an OFFERSTREAM_DATA_DIR of its own"
                 ) from e
+        else:
+            wanted.unlink(missing_ok=True)
+            return opened
+        if lock_timeout_s:
+            wanted.touch()
         time.sleep(0.1)
 
 

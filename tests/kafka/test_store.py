@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from stream.core.row import ROW_FORMAT
 from stream.errors import PartitionError, StoreCorruptError
-from stream.kafka import store as store_module
 from stream.kafka.applied import KEY
 from stream.kafka.store import Store, open_or_set_aside, shared_cache
 
@@ -194,7 +193,7 @@ def test_a_bad_store_is_set_aside_and_an_empty_one_takes_its_place(
 
 def test_a_good_store_stays(tmp_path: Path) -> None:
     for n in range(3):
-        store = open_or_set_aside(tmp_path / "0", IDENTITY, shared_cache(1 << 20), 0, 100)
+        store = open_or_set_aside(tmp_path / "0", IDENTITY, shared_cache(1 << 20), 0, 100, lock_timeout_s=0.3)
         assert store.changelog_offset == n
         store.put({}, b"applied", n + 1)
         store.close()
@@ -218,11 +217,10 @@ def test_a_rotten_block_is_not_trusted_twice(tmp_path: Path) -> None:
         new(path)
 
 
-def test_a_store_that_another_has_open_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_LOCK_TIMEOUT_S", 0.3)
+def test_a_store_that_another_has_open_is_not_set_aside(tmp_path: Path) -> None:
     store = new(tmp_path / "0")
     with pytest.raises(PartitionError, match="OFFERSTREAM_DATA_DIR") as raised:
-        open_or_set_aside(tmp_path / "0", IDENTITY, shared_cache(1 << 20), 0, 100)
+        open_or_set_aside(tmp_path / "0", IDENTITY, shared_cache(1 << 20), 0, 100, lock_timeout_s=0.3)
     assert not isinstance(raised.value, StoreCorruptError)
     store.put({b"a": b"1"}, b"applied", 1)
     store.close()

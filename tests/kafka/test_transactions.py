@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from stream.kafka.partitions import FAILURES_PER_MINUTE_MAX, Flow, Partitions
 from stream.kafka.producer import TransactionalProducer
 from tests.e2e import expect
 from tests.e2e.harness import Site, wait_until
+from tests.faults.proxy import Proxy
 from tests.kafka.test_partition import NOTHING, Room, clicks
 
 
@@ -103,6 +105,25 @@ def test_what_a_dead_owner_left_open_is_aborted_by_its_time_out(site: Site) -> N
         producer.commit(site.settings.changelog, b"\xff", b"late")
     producer.close()
     other.close()
+
+
+@pytest.mark.parametrize("cut_s", [0.0, 0.002, 0.01])
+def test_a_commit_that_is_cut_off_is_asked_for_until_it_is_sure(site: Site, cut_s: float) -> None:
+    """Neither yes nor no, for three seconds; then the brokers say what happened, and it happened once."""
+    with Proxy(site.settings.bootstrap) as proxy:
+        producer = TransactionalProducer(dataclasses.replace(site.settings, bootstrap=proxy.bootstrap), 0)
+        assert producer.initialise(always)
+        write(site, producer, b"once")
+        producer._producer.flush(5)
+        timers = [threading.Timer(after_s, act) for after_s, act in ((cut_s, proxy.cut), (3 + cut_s, proxy.mend))]
+        for timer in timers:
+            timer.start()
+        offset = producer.commit(site.settings.changelog, b"\xff", b"applied")
+        for timer in timers:
+            timer.join()
+        producer.close()
+    assert offers(site) == [b"once"]
+    assert [(r.offset, r.value) for r in site.read(site.settings.changelog)] == [(offset, b"applied")]
 
 
 def test_initialising_is_given_up_when_it_is_not_wanted(site: Site) -> None:
