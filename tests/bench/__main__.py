@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stream.broker.embedded import EmbeddedBroker, check_reachable
 from stream.broker.errors import BrokerError
 from stream.errors import OfferstreamError
+from stream.settings import GUARANTEES
 from tests.bench import report
 from tests.bench.jobs import FULL, QUICK, Bench
 from tests.bench.kafka import Kafka
@@ -48,8 +49,9 @@ def broker(folder: Path) -> Iterator[Kafka]:
 @click.option("--seed", default=1, show_default=True, help="Of events, users and models.")
 @click.option("--peer/--no-peer", default=True, show_default=True, help="Also measure plain Faust.")
 @click.option("--jobs", type=click.Choice(["all", "few", "many"]), default="all", show_default=True)
+@click.option("--guarantee", type=click.Choice(GUARANTEES), default="at_least_once", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=VAR / "bench.json", show_default=True)
-def main(*, quick: bool, seed: int, peer: bool, jobs: str, out: Path) -> None:
+def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: str, out: Path) -> None:
     """Measure the whole job on a real broker against the same job in plain Faust."""
     console = Console()
     if not console.is_terminal:
@@ -62,7 +64,7 @@ def main(*, quick: bool, seed: int, peer: bool, jobs: str, out: Path) -> None:
     rows = []
     try:
         with broker(folder) as kafka, Progress(*columns, console=console) as bars:
-            bench = Bench(kafka, folder, sizes, seed, bars, peers=peer)
+            bench = Bench(kafka, folder, sizes, seed, bars, guarantee, peers=peer)
             rows = bench.rows
             if jobs != "many":
                 bench.few_users()

@@ -59,15 +59,19 @@ class Bench:
         sizes: how much.
         seed: of everything that is drawn.
         bars: where progress is shown.
+        guarantee: of our worker; Faust's is at least once.
         peers: also measure plain Faust.
     """
 
-    def __init__(self, kafka: Kafka, folder: Path, sizes: Sizes, seed: int, bars: Bars, *, peers: bool) -> None:
+    def __init__(
+        self, kafka: Kafka, folder: Path, sizes: Sizes, seed: int, bars: Bars, guarantee: str, *, peers: bool
+    ) -> None:
         self.rows: list[Row] = []
         self._kafka = kafka
         self._folder = folder
         self._sizes = sizes
         self._seed = seed
+        self._guarantee = guarantee
         self._bars = bars
         self._peers = peers
         self._log_end_ms = time.time_ns() // 1_000_000 - 8 * SPAN_MS
@@ -98,7 +102,7 @@ class Bench:
     def _prepare(self, title: str, users: int) -> tuple[Offerstream, Faust | None]:
         """Both systems, each with a row for every user."""
         kafka, seed = self._kafka, self._seed
-        ours = Offerstream(kafka, self._folder, title, seed)
+        ours = Offerstream(kafka, self._folder, title, seed, self._guarantee)
         with self._bar(f"{users:,} profiles and first events", 2 * users) as report:
             self._log_end_ms += SPAN_MS
             publish(kafka.bootstrap, profiles(users, self._log_end_ms - SPAN_MS), ours.prefix)

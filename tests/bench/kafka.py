@@ -1,10 +1,18 @@
 """What the harness asks Kafka itself, as a client of its own: how far a group came, and what was written."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from confluent_kafka import Consumer, ConsumerGroupState, ConsumerGroupTopicPartitions, Message, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupState,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    Message,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 TIMEOUT_S = 20.0
@@ -32,7 +40,7 @@ class Kafka:
         return {tp.partition: future.result().offset for tp, future in found.items()}
 
     def end(self, topic: str) -> int:
-        """Records ever written to a topic (it is not transactional, so offsets have no holes)."""
+        """Records ever written to a topic, markers of transactions among them."""
         return sum(self.ends(topic).values())
 
     def committed(self, group: str, topic: str) -> int:
@@ -62,23 +70,30 @@ class Kafka:
     def read(self, topic: str, start: dict[int, int]) -> Iterator[Message]:
         """All records from given offsets up to the present end."""
         ends = self.ends(topic)
-        left = sum(ends[p] - start[p] for p in ends)
+        left = {p for p in ends if start[p] < ends[p]}
         consumer = Consumer(
             {
                 "bootstrap.servers": self.bootstrap,
                 "group.id": "bench-reader",
                 "enable.auto.commit": False,
+                "enable.partition.eof": True,  # what lies before the end may be a transaction's marker
                 "log_level": 2,
             }
         )
-        consumer.assign([TopicPartition(topic, p, offset) for p, offset in start.items()])
+        consumer.assign([TopicPartition(topic, p, start[p]) for p in left])
+        deadline_s = time.monotonic() + TIMEOUT_S
         try:
-            while left > 0:
-                messages = consumer.consume(min(left, 10_000), TIMEOUT_S)
-                if not messages:
-                    raise TimeoutError(f"{topic}: {left} records did not come within {TIMEOUT_S:g} s")
-                left -= len(messages)
-                yield from messages
+            while left:
+                messages = consumer.consume(2_000, 1.0)
+                if time.monotonic() > deadline_s:
+                    raise TimeoutError(f"{topic}: partitions {sorted(left)} cannot be read to their end")
+                if messages:
+                    deadline_s = time.monotonic() + TIMEOUT_S
+                for message in messages:
+                    if message.error() is None:
+                        yield message
+                    elif message.error().code() == KafkaError._PARTITION_EOF:
+                        left.discard(message.partition())
         finally:
             consumer.close()
 

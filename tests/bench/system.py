@@ -35,9 +35,9 @@ class Offerstream:
     """`python -m stream worker` on topics of its own."""
 
     name = "offerstream"
-    guarantee = "at_least_once"
 
-    def __init__(self, kafka: Kafka, folder: Path, title: str, seed: int) -> None:
+    def __init__(self, kafka: Kafka, folder: Path, title: str, seed: int, guarantee: str) -> None:
+        self.guarantee = guarantee
         self._kafka = kafka
         self._log = folder / f"{title}.log"
         self._environment = {
