@@ -12,14 +12,17 @@ from rich.table import Table
 
 from stream.scoring.model import load
 from training import cli_models
-from training.options import CONTEXT, Duration, prefix_option, told
-from training.tables import print_evaluation
+from training.options import CONTEXT, Duration, bootstrap_option, prefix_option, told
+from training.show import print_evaluation
 from training.uplift.cli import uplift
 
 # ruff: noqa: PLC0415  TensorFlow takes five seconds: what needs it, or onnx, is imported where it is used
 
 events_option = click.option(
-    "--events", required=True, metavar="SOURCE", help="A broker (host:port), or with --format a recorded log."
+    "--events",
+    required=True,
+    metavar="SOURCE",
+    help="A broker (host:port), the folder of an archive, or with --format a recorded log.",
 )
 format_option = click.option(
     "--format", "format_", metavar="NAME", help="Of the recorded log; or the path of a mapping file (.yaml)."
@@ -88,18 +91,50 @@ def run(
         _train(console, log, horizon, architecture, epochs, seed, out, quick=quick)
 
 
+@cli.command(
+    epilog="""\b
+Examples:
+  python -m training ingest --archive var/archive
+  python -m training run --events var/archive --out var/model
+"""
+)
+@click.option(
+    "--archive", required=True, type=click.Path(path_type=Path, file_okay=False), help="Its folder; made if needed."
+)
+@bootstrap_option
+@prefix_option
+def ingest(archive: Path, bootstrap: str, topic_prefix: str) -> None:
+    """Write what is new in the topics to an archive of Parquet files.
+
+    It can be run again at any time, after a kill too: nothing is lost and nothing comes twice.
+    """
+    console = Console(stderr=True)
+    with told(), _progress(console) as progress:
+        from training.archive import ingest
+
+        reading = progress.add_task("archiving", total=None)
+        found = ingest(
+            bootstrap, topic_prefix, archive, lambda done, total: progress.update(reading, completed=done, total=total)
+        )
+    if found.leftovers:
+        console.print(f"{found.leftovers} files of a run that did not end were deleted, and written anew")
+    click.echo(f"{found.records} records, {found.files} files")
+
+
 def _read(console: Console, events: str, format_: str | None, currency: str, topic_prefix: str) -> Any:  # noqa: ANN401
     """The `EventLog` of a source, its counts told.
 
     Raises:
         TrainingError: there is no event in it.
     """
-    from training.sources import read_file, read_topics
+    from training.archive import MANIFEST, is_archive
+    from training.sources import read_archive, read_file, read_topics
 
-    if format_ is None and not _is_broker(events):
-        what = (
-            "a file: say what it is by --format" if Path(events).exists() else "neither a file nor a broker (host:port)"
-        )
+    path = Path(events)
+    if format_ is None and not _is_broker(events) and not is_archive(path):
+        what = "neither a file nor a broker (host:port)"
+        if path.exists():
+            what = f"no archive: it has no {MANIFEST}" if path.is_dir() else "a file: say what it is by --format"
         raise click.UsageError(f"--events {events} is {what}")
     with _progress(console) as progress:
         reading = progress.add_task("reading", total=None)
@@ -107,7 +142,9 @@ def _read(console: Console, events: str, format_: str | None, currency: str, top
         def advanced(done: int, total: int) -> None:
             progress.update(reading, completed=done, total=total or None)
 
-        if format_ is None:
+        if format_ is None and is_archive(path):
+            log, counts = read_archive(path, currency, advanced)
+        elif format_ is None:
             log, counts = read_topics(events, topic_prefix, currency, advanced)
         else:
             log, counts = read_file(events, format_, currency, advanced)
@@ -209,7 +246,7 @@ def evaluate(
         log = _read(console, events, format_, currency, topic_prefix)
         from training.dataset import build
         from training.evaluate import evaluation, judge, unseen
-        from training.run import write_whole
+        from training.files import write_json
         from training.yardsticks import read_beside
 
         with _progress(console) as progress:
@@ -217,11 +254,10 @@ def evaluate(
             kept = read_beside(file.parent / "training.npz", model.hex)
             dataset = unseen(build(log, horizon or model.metadata.horizon_ms), kept)
             found = evaluation(model, judge(model, dataset, kept), kept)
-        text = json.dumps(found, indent=2) + "\n"
         if str(out) == "-":
-            click.echo(text, nl=False)
+            click.echo(json.dumps(found, indent=2))
         else:
-            write_whole(out, lambda part: part.write_text(text))
+            write_json(out, found)
     print_evaluation(console, found)
 
 
