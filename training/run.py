@@ -1,7 +1,6 @@
 """From events to a model file: the whole path, once."""
 
 import dataclasses
-import json
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from training.artefact import golden_examples, with_metadata
 from training.dataset import Dataset, build, joined, split_by_user
 from training.evaluate import evaluation, judge
 from training.export import export, parity
+from training.files import write_json, write_whole
 from training.fit import Epoch, Fitted, Plan, fit
 from training.gates import gates, gates_said
 from training.log import EventLog
@@ -27,7 +27,7 @@ from training.models.network import Network
 from training.models.registry import BUILDERS
 from training.serve import agreement, carried
 from training.windows import Windows, fill
-from training.yardsticks import Beside, beside, write_beside
+from training.yardsticks import Beside, beside, beside_bytes
 
 ARMS = ("none",)
 N_GOLDEN, T_GOLDEN = 8, 16
@@ -186,23 +186,8 @@ def write(made: Made, out: Path) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    out.mkdir(parents=True, exist_ok=True)
     said = {"sha256": made.model.hex, "architecture": made.model.metadata.architecture, **made.metrics}
-    write_whole(out / "metrics.json", lambda part: part.write_text(json.dumps(said, indent=2) + "\n"))
-    write_whole(out / "evaluation.json", lambda part: part.write_text(json.dumps(made.evaluation, indent=2) + "\n"))
-    write_whole(out / "training.npz", lambda part: write_beside(part, made.beside))
-    write_whole(out / "model.onnx", lambda part: part.write_bytes(made.data))
-
-
-def write_whole(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Write a file beside its place, then move it there.
-
-    Raises:
-        OSError: it cannot be written; nothing half-written is left.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write_to(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_json(out / "metrics.json", said)
+    write_json(out / "evaluation.json", made.evaluation)
+    write_whole(out / "training.npz", beside_bytes(made.beside))
+    write_whole(out / "model.onnx", made.data)

@@ -21,6 +21,7 @@ from stream.shop.fields import Event as Published
 from stream.shop.formats import FORMATS
 from stream.shop.lines import LineSource
 from stream.shop.mapping import load_mapping
+from training.archive import read_manifest, read_records
 from training.errors import TrainingError
 from training.log import Counts, EventLog, event_log
 
@@ -165,6 +166,36 @@ def read_topics(bootstrap: str, topic_prefix: str, currency: str, progress: Prog
             done += len(records)
             progress(done, total)
     return event_log(_merge(of_partition) for of_partition in batches), tally.counts()
+
+
+def read_archive(path: Path, currency: str, progress: Progress) -> tuple[EventLog, Counts]:
+    """The source topics of an archive, as `read_topics` reads those of a broker.
+
+    Args:
+        path: the archive's folder.
+        currency: as for `read_topics`.
+        progress: told offsets.
+
+    Raises:
+        TrainingError: the manifest or a file is missing, cut short, or not of an archive.
+    """
+    manifest = read_manifest(path)
+    total = sum(sum(manifest.end[source]) for source in SOURCES)
+    tally = _Tally()
+
+    def partitions() -> Iterator[tuple[list[bytes], Events]]:
+        done = 0
+        for partition in range(manifest.partitions):
+            batches = []
+            for source in SOURCES:
+                for records in read_records(path, manifest, source, partition):
+                    batch = tally.take(decode(source, records, partition, manifest.partitions, currency or CURRENCY))
+                    batches.append((batch, _published_ms(batch, records)))
+                done += manifest.end[source][partition]
+                progress(done, total)
+            yield _merge(batches)
+
+    return event_log(partitions()), tally.counts()
 
 
 def _published_ms(batch: Decoded, records: list[Record]) -> Times:

@@ -5,6 +5,7 @@ known, how long ago the last order was, counts by kind in windows. They are colu
 feature has a second implementation.
 """
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,14 +67,11 @@ def beside(train: Dataset, sha256: str, seed: int) -> Beside:
     return Beside(sha256, np.sort(train.user), train.steps[at], train.label[at])
 
 
-def write_beside(path: Path, kept: Beside) -> None:
-    """Write it as .npz.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with path.open("wb") as file:
-        np.savez_compressed(file, sha256=np.array(kept.sha256), user=kept.user, steps=kept.steps, label=kept.label)
+def beside_bytes(kept: Beside) -> bytes:
+    """As a file, .npz."""
+    stored = io.BytesIO()
+    np.savez_compressed(stored, sha256=np.array(kept.sha256), user=kept.user, steps=kept.steps, label=kept.label)
+    return stored.getvalue()
 
 
 def read_beside(path: Path, sha256: str) -> Beside | None:

@@ -104,6 +104,15 @@ class Topics:
 
     def offsets_held(self, topic: str, partition: int) -> int:
         """From the first offset to the last: as many as there are records, or more where compaction left gaps."""
+        first, end = self.watermarks(topic, partition)
+        return end - first
+
+    def watermarks(self, topic: str, partition: int) -> tuple[int, int]:
+        """(first offset held, offset after the last).
+
+        Raises:
+            SetupError: no broker answers.
+        """
         give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
         while True:
             try:
@@ -115,22 +124,26 @@ class Topics:
                     raise no_answer(self._bootstrap, error) from error
                 time.sleep(0.1)  # a topic that was just made has no leader for a moment
             else:
-                return int(end) - int(first)
+                return int(first), int(end)
 
     def read(
-        self, places: Iterable[tuple[str, int]], until: Mapping[tuple[str, int], int] = MappingProxyType({})
+        self,
+        places: Iterable[tuple[str, int]],
+        until: Mapping[tuple[str, int], int] = MappingProxyType({}),
+        since: Mapping[tuple[str, int], int] = MappingProxyType({}),
     ) -> Iterator[tuple[tuple[str, int], list[Record]]]:
         """Partitions side by side, in chunks of one of them, each until its end as of when the reader gets there.
 
         Args:
             places: (topic, partition) of each.
+            since: offset to begin at, by place; the first one where none is given.
             until: an end of less than this offset is waited out: a transaction that is still open holds it back.
 
         Raises:
             SetupError: the broker refuses, or goes silent before the end.
         """
         behind = set(places)
-        self._consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in sorted(behind)])
+        self._consumer.assign([TopicPartition(*place, since.get(place, 0)) for place in sorted(behind)])
         heard_s = time.monotonic()
         while behind:
             chunks: dict[tuple[str, int], list[Record]] = {}

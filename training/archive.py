@@ -1,0 +1,256 @@
+"""The archive: records of topics as Parquet files, so that training outlives the topics' retention.
+
+    topic=clickstream/day=2026-11-22/partition=00003/00000000000000000000-00000000000000050000.parquet
+
+A file holds the records of one day (UTC, by record timestamp) out of one range of offsets, [first, end). `archive.json`
+says, for each partition, up to where the archive goes; it is replaced only when all files of a range are in place, so
+what lies beyond it is a run's that was killed: readers pass over it, and the next run deletes it before it goes on. A
+repeated run neither loses nor doubles a record. Every file carries the number of records of its whole range, so a file
+that is missing or was cut short is found.
+"""
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stream.core.events import SOURCES
+from stream.kafka.topics import Record, Topics
+from training.errors import TrainingError
+from training.files import write_json, write_whole
+
+ARCHIVED = (*SOURCES, "decisions")
+"""Topics of an archive: what rows are made of, and what was decided."""
+
+RANGE_RECORDS_MAX = 50_000
+"""Records held in memory of one partition before they are written."""
+
+FORMAT = 1
+MANIFEST = "archive.json"
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("timestamp_ms", pa.int64(), nullable=False),
+        pa.field("key", pa.binary()),
+        pa.field("value", pa.binary()),
+    ]
+)
+_RANGE_RECORDS = b"offerstream.range_records"
+_NAME = re.compile(r"(\d{20})-(\d{20})\.parquet")
+
+
+class Manifest(NamedTuple):
+    """How far an archive goes."""
+
+    partitions: int
+    """Of every topic."""
+    end: dict[str, list[int]]
+    """Topic to the offset after the last archived one, by partition."""
+
+
+class Ingested(NamedTuple):
+    """What one run added."""
+
+    records: int
+    files: int
+    leftovers: int
+    """Files of a run that was killed, deleted."""
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a folder is an archive."""
+    return (path / MANIFEST).is_file()
+
+
+def read_manifest(archive: Path) -> Manifest:
+    """How far the archive goes.
+
+    Raises:
+        TrainingError: it is missing, or not of this format.
+    """
+    path = archive / MANIFEST
+    try:
+        said = json.loads(path.read_text())
+        if said["format"] != FORMAT:
+            raise TrainingError(f"{path}: format {said['format']!r}; this version reads format {FORMAT}")
+        end = {str(topic): [int(offset) for offset in offsets] for topic, offsets in said["end"].items()}
+        return Manifest(int(said["partitions"]), end)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(f"{path}: not the manifest of an archive: {type(error).__name__}: {error}") from error
+
+
+def ingest(bootstrap: str, topic_prefix: str, archive: Path, progress: Callable[[int, int], None]) -> Ingested:
+    """Bring an archive up to where the topics end now, committed records only.
+
+    1. Where the archive ends, by partition; files beyond it are deleted.
+    2. Records from there on, each range written as files, then the manifest moved on.
+
+    Args:
+        bootstrap: host:port, comma-separated.
+        topic_prefix: before the names of the topics.
+        archive: its folder; made when it is not there.
+        progress: told records done and all.
+
+    Raises:
+        SetupError: no broker answers, or topics are missing.
+        TrainingError: the archive is of other topics, or retention deleted records before they were archived.
+    """
+    names = {topic_prefix + topic: topic for topic in ARCHIVED}
+    with Topics(bootstrap) as topics:
+        counts = topics.partitions(list(names))
+        if len(set(counts.values())) != 1:
+            raise TrainingError(f"the topics have different partition counts: {counts}")
+        (n_partitions,) = set(counts.values())
+        # 1.
+        fresh = Manifest(n_partitions, {topic: [0] * n_partitions for topic in ARCHIVED})
+        manifest = read_manifest(archive) if is_archive(archive) else fresh
+        if manifest.partitions != n_partitions or manifest.end.keys() != fresh.end.keys():
+            raise TrainingError(
+                f"{archive} holds {manifest.partitions} partitions of {', '.join(manifest.end)}; the topics have "
+                f"{n_partitions}: another archive is needed"
+            )
+        leftovers = _delete_leftovers(archive, manifest)
+        places = {(name, p): manifest.end[topic][p] for name, topic in names.items() for p in range(n_partitions)}
+        total = sum(_ahead(topics, name, p, end) for (name, p), end in places.items())
+        # 2.
+        done = files = 0
+        waiting: dict[tuple[str, int], list[Record]] = {}
+        for (name, partition), records in topics.read(places, since=places):
+            held = waiting.setdefault((name, partition), [])
+            held += records
+            done += len(records)
+            if len(held) >= RANGE_RECORDS_MAX:
+                files += _write_range(archive, manifest, names[name], partition, held)
+                held.clear()
+            progress(done, total)
+        for (name, partition), held in waiting.items():
+            if held:
+                files += _write_range(archive, manifest, names[name], partition, held)
+        if not is_archive(archive):
+            _write_manifest(archive, manifest)
+    return Ingested(done, files, leftovers)
+
+
+def _ahead(topics: Topics, name: str, partition: int, end: int) -> int:
+    first, last = topics.watermarks(name, partition)
+    if end > last:
+        raise TrainingError(
+            f"{name}[{partition}] ends at offset {last}, the archive at {end}: another topic of that name, or records "
+            "were lost; another archive is needed"
+        )
+    if first > max(end, 0) and end > 0:
+        raise TrainingError(
+            f"{name}[{partition}]: offsets {end} to {first - 1} were deleted before they were archived; this archive "
+            "stays as it is, begin another one, and archive more often than the topics' retention"
+        )
+    return last - max(first, end)
+
+
+def _write_range(archive: Path, manifest: Manifest, topic: str, partition: int, records: Sequence[Record]) -> int:
+    """Write one range, then move the manifest on; the number of files."""
+    first, end = manifest.end[topic][partition], records[-1].offset + 1
+    by_day: dict[str, list[Record]] = {}
+    for record in records:
+        day = datetime.fromtimestamp(record.timestamp / 1000, UTC).strftime("%Y-%m-%d")
+        by_day.setdefault(day, []).append(record)
+    schema = _SCHEMA.with_metadata({_RANGE_RECORDS: str(len(records)).encode()})
+    for day, some in by_day.items():
+        columns = [
+            pa.array([record.offset for record in some], pa.int64()),
+            pa.array([record.timestamp for record in some], pa.int64()),
+            pa.array([record.key for record in some], pa.binary()),
+            pa.array([record.value for record in some], pa.binary()),
+        ]
+        folder = archive / f"topic={topic}" / f"day={day}" / f"partition={partition:05d}"
+        table = pa.Table.from_arrays(columns, schema=schema)
+        stored = io.BytesIO()
+        pq.write_table(table, stored, compression="zstd")
+        write_whole(folder / f"{first:020d}-{end:020d}.parquet", stored.getvalue())
+    manifest.end[topic][partition] = end
+    _write_manifest(archive, manifest)
+    return len(by_day)
+
+
+def _write_manifest(archive: Path, manifest: Manifest) -> None:
+    write_json(archive / MANIFEST, {"format": FORMAT, **manifest._asdict()})
+
+
+class _File(NamedTuple):
+    path: Path
+    first: int
+    end: int
+
+
+def _files(archive: Path, topic: str, partition: int) -> list[_File]:
+    found = []
+    for path in archive.glob(f"topic={topic}/day=*/partition={partition:05d}/*"):
+        if path.name.startswith("."):
+            continue  # half-written, of a run that was killed
+        named = _NAME.fullmatch(path.name)
+        if named is None:
+            raise TrainingError(f"{path}: no file of an archive; take it away")
+        found.append(_File(path, int(named[1]), int(named[2])))
+    return sorted(found, key=lambda file: (file.first, file.end, file.path))
+
+
+def _delete_leftovers(archive: Path, manifest: Manifest) -> int:
+    leftovers = [*archive.glob(".*.part"), *archive.glob("topic=*/day=*/partition=*/.*.part")]
+    for topic, ends in manifest.end.items():
+        for partition, end in enumerate(ends):
+            leftovers += [file.path for file in _files(archive, topic, partition) if file.first >= end]
+    for path in leftovers:
+        path.unlink()
+    return len(leftovers)
+
+
+def read_records(archive: Path, manifest: Manifest, topic: str, partition: int) -> Iterator[list[Record]]:
+    """Records of one partition in the order of their offsets, a range at a time.
+
+    Raises:
+        TrainingError: a file is missing, cannot be read, or is not of this archive; it is named.
+    """
+    ranges: dict[tuple[int, int], list[Path]] = {}
+    for file in _files(archive, topic, partition):
+        if file.end <= manifest.end[topic][partition]:
+            ranges.setdefault((file.first, file.end), []).append(file.path)
+    at = 0
+    for (first, end), paths in sorted(ranges.items()):
+        if first != at:
+            raise _missing(archive, topic, partition, at, first)
+        tables = [_read(path) for path in paths]
+        expected = int(tables[0].schema.metadata[_RANGE_RECORDS])
+        if sum(table.num_rows for table in tables) != expected:
+            raise _missing(archive, topic, partition, first, end)
+        table = pa.concat_tables(tables).sort_by("offset")
+        columns = (table[name].to_pylist() for name in ("offset", "timestamp_ms", "key", "value"))
+        yield [
+            Record(topic, partition, key, value, offset, time_ms, [])
+            for offset, time_ms, key, value in zip(*columns, strict=True)
+        ]
+        at = end
+    if at != manifest.end[topic][partition]:
+        raise _missing(archive, topic, partition, at, manifest.end[topic][partition])
+
+
+def _missing(archive: Path, topic: str, partition: int, first: int, end: int) -> TrainingError:
+    return TrainingError(
+        f"{archive}: of {topic}[{partition}], offsets {first} to {end - 1}, a file is missing: "
+        f"topic={topic}/day=*/partition={partition:05d}/{first:020d}-*.parquet"
+    )
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        file = pq.ParquetFile(path)
+        if not file.schema_arrow.equals(_SCHEMA) or _RANGE_RECORDS not in (file.schema_arrow.metadata or {}):
+            raise TrainingError(f"{path}: columns {file.schema_arrow.names}; an archive's are {_SCHEMA.names}")
+        return file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise TrainingError(f"{path}: cannot be read: {error}") from error
