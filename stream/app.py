@@ -186,7 +186,11 @@ async def run(settings: Settings) -> None:
     sampling.cancel()
     for sig in (signal.SIGTERM, signal.SIGINT):  # a second one ends at once
         loop.remove_signal_handler(sig)
-    await asyncio.wait_for(app.stop(), STOP_TIMEOUT_S)
+    stopping = asyncio.ensure_future(app.stop())
+    await asyncio.wait({stopping}, timeout=STOP_TIMEOUT_S)
+    if not stopping.done():
+        App.fatal(TimeoutError(f"not stopped within {STOP_TIMEOUT_S:.0f} s"))
+    _fatal_if_failed(stopping)  # some of its threads may live, and would keep the process
     control.stop()
     await server.stop()
     logger.info("stopped")

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from rocksdict import Cache
 
-from stream.errors import BrokerSilentError, PartitionError, StoreCorruptError
+from stream.errors import BrokerSilentError, PartitionError
 from stream.kafka.cluster import Cluster, log_ranges, look
 from stream.kafka.restore import READER, check_format
 from stream.kafka.store import Store, open_or_set_aside
@@ -175,6 +175,6 @@ class Standbys:
                 store.close()
             else:
                 store.abandon()
-        except (PartitionError, StoreCorruptError) as e:
+        except PartitionError as e:
             logger.warning("standby for partition %d: %s", number, e)
             store.abandon()

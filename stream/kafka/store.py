@@ -156,6 +156,7 @@ class Store:
         """Write what is pending to RocksDB: rows, applied record and offset in one WriteBatch.
 
         Raises:
+            StoreCorruptError: it found a rotten block.
             PartitionError: RocksDB does not take it.
         """
         batch = WriteBatch(raw_mode=True)
@@ -170,7 +171,7 @@ class Store:
         try:
             self._db.write(batch)
         except Exception as e:  # see __init__
-            raise PartitionError(f"{self.path}: RocksDB cannot write: {e}") from e
+            raise self._cannot_write(e) from e
         self._pending = {}
         self._pending_bytes = 0
 
@@ -178,14 +179,26 @@ class Store:
         """Make everything durable: what a restart after a kill replays begins here.
 
         Raises:
+            StoreCorruptError: it found a rotten block.
             PartitionError: RocksDB does not take it.
         """
         self.write()
         try:
             self._db.flush()
         except Exception as e:  # see __init__
-            raise PartitionError(f"{self.path}: RocksDB cannot write: {e}") from e
+            raise self._cannot_write(e) from e
         self._flushed_at_s = time.monotonic()
+
+    def _cannot_write(self, error: Exception) -> PartitionError:
+        """A disk that is full is not the store's fault; a rotten block that a compaction came by is."""
+        if "Corruption" in str(error):
+            return self._broken(error)
+        return PartitionError(f"{self.path}: RocksDB cannot write: {error}")
+
+    def _broken(self, error: Exception) -> StoreCorruptError:
+        """RocksDB opens a store with a rotten block again and again: the next owner must not."""
+        self._identity_file.write_text(json.dumps({"broken": str(error)}))
+        return StoreCorruptError(f"{self.path}: RocksDB: {error}")
 
     @property
     def flushed_s_ago(self) -> float:
@@ -215,7 +228,10 @@ class Store:
 
     def abandon(self) -> None:
         """Let go of the folder without writing what is pending."""
-        self._db.close()
+        try:
+            self._db.close()
+        except Exception as e:  # noqa: BLE001 rocksdict's; it closes, and says what was wrong before
+            logger.warning("%s: closed after %s", self.path, e)
 
 
 def _open(path: Path, cache: Cache, lock_timeout_s: float) -> Rdict:

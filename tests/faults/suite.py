@@ -79,9 +79,12 @@ class Seat:
         code = self.worker.poll()
         if code is None:
             return self.worker
-        if code not in {0, -signal.SIGKILL} and time.monotonic() > self.may_fail:
-            self.ended.append(f"exit code {code}:\n{self.worker.log()[-3000:]}")
+        self._note_end(self.worker, code)
         return self.start()
+
+    def _note_end(self, worker: CrashingWorker, code: int) -> None:
+        if code not in {0, -signal.SIGKILL} and time.monotonic() > self.may_fail:
+            self.ended.append(f"exit code {code}:\n{worker.log()[-3000:]}")
 
     def break_something(self) -> None:
         """Say that a worker may end of itself for a while."""
@@ -96,7 +99,7 @@ class Seat:
     def stop(self) -> None:
         """SIGTERM."""
         if self.worker is not None and self.worker.poll() is None:
-            self.worker.stop()
+            self._note_end(self.worker, self.worker.stop())
         self.worker = None
 
     @property

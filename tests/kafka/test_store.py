@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -215,6 +216,34 @@ def test_a_rotten_block_is_not_trusted_twice(tmp_path: Path) -> None:
     store.abandon()
     with pytest.raises(StoreCorruptError, match="broken"):
         new(path)
+
+
+def test_a_rotten_block_that_a_compaction_finds(tmp_path: Path) -> None:
+    """Nobody reads those users; the store is given up all the same, closes, and is not opened again."""
+    path = tmp_path / "0"
+    rows = {b"user-%03d" % i: random.Random(i).randbytes(300) for i in range(200)}
+    store = new(path)
+    for i in range(3):
+        store.put(rows, b"applied", i)
+        store.flush()
+    store.close()
+    for table in path.rglob("*.sst"):
+        content = bytearray(table.read_bytes())
+        content[100] ^= 1
+        table.write_bytes(content)
+    store = new(path)
+    with pytest.raises(StoreCorruptError, match="Corruption"):
+        _write_until_compacted(store, rows)
+    store.abandon()
+    with pytest.raises(StoreCorruptError, match="broken"):
+        new(path)
+
+
+def _write_until_compacted(store: Store, rows: dict[bytes, bytes]) -> None:
+    for i in range(50):
+        store.put(rows, b"applied", 10 + i)
+        store.flush()
+        time.sleep(0.02)
 
 
 def test_a_store_that_another_has_open_is_not_set_aside(tmp_path: Path) -> None:
