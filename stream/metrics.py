@@ -134,6 +134,25 @@ class Metrics:
         return self._restore_rows_read
 
 
+class Stopwatch:
+    """Adds up how long the stages of one batch take; each may come round several times."""
+
+    def __init__(self) -> None:
+        self._stages_s: dict[str, float] = {}
+        self._began_s = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        """What has passed since the last call was this stage."""
+        now_s = time.perf_counter()
+        self._stages_s[stage] = self._stages_s.get(stage, 0) + now_s - self._began_s
+        self._began_s = now_s
+
+    def report(self, metrics: Metrics) -> None:
+        """Observe each stage once."""
+        for stage, seconds in self._stages_s.items():
+            metrics.stage[stage].observe(seconds)
+
+
 def loop_monitor(loop: asyncio.AbstractEventLoop, held: Histogram) -> None:
     """Observe for how long each turn of `loop` holds it, from now on.
 

@@ -122,7 +122,9 @@ def _decode_mixed(records: list[Record], currency: str, tally: _Tally) -> tuple[
     users: list[bytes] = []
     events = [np.empty(0, EVENT)]
     for source in SOURCES:
-        batch = tally.take(decode(source, [record for record in records if record.topic == source], 0, 1, currency))
+        batch = tally.take(
+            decode(source, [record for record in records if record.topic == source], 0, 1, currency, source)
+        )
         users += batch.users
         events.append(batch.events)
     joined = np.concatenate(events)
@@ -161,7 +163,7 @@ def read_topics(bootstrap: str, topic_prefix: str, currency: str, progress: Prog
         batches: list[list[tuple[Decoded, Times]]] = [[] for _ in range(n_partitions)]
         sources = {name: source for source, name in names.items()}
         for (name, partition), records in topics.read([(name, p) for name in sources for p in range(n_partitions)]):
-            batch = tally.take(decode(sources[name], records, partition, n_partitions, currency or CURRENCY))
+            batch = tally.take(decode(sources[name], records, partition, n_partitions, currency or CURRENCY, name))
             batches[partition].append((batch, _published_ms(batch, records)))
             done += len(records)
             progress(done, total)

@@ -28,14 +28,14 @@ class Turn(NamedTuple):
 
 
 def turns(events: Events, row: NDArray[np.int64], table: Rows) -> Iterator[Turn]:
-    """Walk a batch through rounds; the rows go back to the table at the end.
+    """Walk a batch through rounds; the rows are changed when the last one is done.
 
     Bookkeeping events are noted first, then the steps go round by round, to be absorbed by the caller.
 
     Args:
         events: EVENT [N], duplicates dropped, in the order in which they apply.
         row: [N], each event's row in `table`.
-        table: ROW [any], changed in place when the last round is done.
+        table: ROW [any], changed in place. Where it stands in the order of the rounds (`by_steps`), no row moves.
     """
     remember(events, row, table)
     step = is_step(events)
@@ -50,10 +50,12 @@ def turns(events: Events, row: NDArray[np.int64], table: Rows) -> Iterator[Turn]
     planned = plan(row[at])
     order = at[planned.order]
     events = gather(events, order)
-    block = gather(table, planned.rows)
+    in_place = np.array_equal(planned.rows, np.arange(len(planned.rows)))
+    block = table if in_place else gather(table, planned.rows)
     for round_, n in planned.rounds():
         yield Turn(order[round_], events[round_], block[:n])
-    scatter(table, planned.rows, block)
+    if not in_place:
+        scatter(table, planned.rows, block)
 
 
 def fold(

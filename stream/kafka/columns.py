@@ -61,13 +61,15 @@ class Columns:
         slots = self._free[-len(users) :]
         packed = self._store.get(users)
         at = np.array(slots)
-        self.rows[at] = _NOTHING
-        known = [i for i, p in enumerate(packed) if p is not None]
-        if known:
+        known = [p is not None for p in packed]
+        if not all(known):
+            self.rows[at[~np.array(known)]] = _NOTHING
+        if any(known):
             try:
-                self.rows[at[known]] = row.unpack([p for p in packed if p is not None])
+                unpacked = row.unpack([p for p in packed if p is not None])
             except row.RowFormatError as e:
                 raise self._store.broken(str(e)) from e
+            row.scatter(self.rows, at[known], unpacked)
         self._used_at[at] = self._batch
         del self._free[-len(users) :]
         for user, slot in zip(users, slots, strict=True):

@@ -43,13 +43,16 @@ Events = NDArray[np.void]
 
 
 class Record(Protocol):
-    """What is read of a consumer's record (aiokafka's `ConsumerRecord` is one); `timestamp` in ms."""
+    """What is read of a record that a consumer fetched; `timestamp` in ms."""
 
-    topic: str
-    key: Any  # bytes or None
-    value: Any  # bytes or None
-    offset: int
-    timestamp: int
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
 
 
 class Decoded(NamedTuple):
@@ -69,7 +72,9 @@ class Decoded(NamedTuple):
     unknown_fields: int
 
 
-def decode(source: str, records: Sequence[Record], partition: int, n_partitions: int, currency: str) -> Decoded:
+def decode(
+    source: str, records: Sequence[Record], partition: int, n_partitions: int, currency: str, topic: str
+) -> Decoded:
     """Read one batch of one partition of a source topic.
 
     Args:
@@ -78,6 +83,7 @@ def decode(source: str, records: Sequence[Record], partition: int, n_partitions:
         partition: the partition that they came from.
         n_partitions: of the topic.
         currency: ISO 4217 code; an amount in another one is refused.
+        topic: the source's name on this cluster.
     """
     keys: list[Any] = [r.key for r in records]  # None only until step 1 is done
     values: list[Any] = [r.value for r in records]
@@ -120,7 +126,7 @@ def decode(source: str, records: Sequence[Record], partition: int, n_partitions:
     codes = KINDS_OF_SOURCE[source]
     events["kind"] = [codes[s.kind] for s in structs]
     _FILL[source](events, structs)
-    dead = [_dead_letter(records[i], partition, refused[i]) for i in sorted(refused)]
+    dead = [_dead_letter(topic, partition, records[i], refused[i]) for i in sorted(refused)]
     return Decoded(keys, events, dead, unknown_fields)
 
 
@@ -132,9 +138,9 @@ def _without(gone: Collection[int], *columns: Any) -> list[list[Any]]:  # noqa: 
     return [list(compress(column, stays)) for column in columns]
 
 
-def _dead_letter(record: Record, partition: int, fault: Fault) -> DeadLetter:
+def _dead_letter(topic: str, partition: int, record: Record, fault: Fault) -> DeadLetter:
     return DeadLetter(
-        record.topic,
+        topic,
         partition,
         record.offset,
         record.timestamp,

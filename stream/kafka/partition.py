@@ -28,7 +28,7 @@ from stream.core.absorb import Events, apply_order, is_duplicate, is_step
 from stream.core.budget import Wallet, name_open_offers
 from stream.core.decide import draws
 from stream.core.events import SOURCES
-from stream.core.rounds import pieces
+from stream.core.rounds import by_steps, pieces
 from stream.core.row import ROW_FORMAT, gather, pack, scatter
 from stream.errors import TransactionError
 from stream.kafka import applied as applied_record
@@ -42,7 +42,7 @@ from stream.kafka.emit import Emitter, Outputs
 from stream.kafka.event_time import count_event_time
 from stream.kafka.takeover import open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
-from stream.metrics import Metrics
+from stream.metrics import Metrics, Stopwatch
 from stream.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class Partition:
             self._ask_for_commit(at_once=not batch.more_waits)
 
     def _apply(self, batch: EventBatch, in_force: InForce) -> None:
-        lap = self._stopwatch()
+        lap = Stopwatch()
         settings, metrics = self._settings, self._metrics
         # Decode. What was applied before is fenced by its position.
         parts: list[Decoded] = []
@@ -213,7 +213,7 @@ class Partition:
             if not fresh:
                 continue
             sources.append(source)
-            decoded = decode(source, fresh, self.number, settings.partitions, settings.currency)
+            decoded = decode(source, fresh, self.number, settings.partitions, settings.currency, settings.topic(source))
             parts.append(decoded)
             dead = {d.offset for d in decoded.dead}
             published_ms += (
@@ -230,6 +230,7 @@ class Partition:
         if users:
             events = np.concatenate([decoded.events for decoded in parts])
             self._absorb(events, users, slots, np.array(published_ms), next_offset, in_force, lap)
+        lap.report(metrics)
         metrics.batch_rows.observe(batch.n_records)
         self.read = next_offset
         self._open.n_batches += 1
@@ -250,7 +251,7 @@ class Partition:
         miss. They are packed for the changelog while they are at hand.
         """
         columns, metrics, open_ = self._columns, self._metrics, self._open
-        of_batch, row = np.unique(slots, return_inverse=True)
+        of_batch, row = by_steps(slots, is_step(events))
         rows = gather(columns.rows, of_batch)
         # The row's own fence: without transactions a row may be ahead of the applied record.
         fenced = events["offset"] < rows["fence"][row, events["source"]]
@@ -302,18 +303,6 @@ class Partition:
         lap("absorb")
         open_.outputs.add_rows(columns.users(of_batch), pack(rows))
         lap("emit")
-
-    def _stopwatch(self) -> Callable[[str], None]:
-        stages, clock = self._metrics.stage, time.perf_counter
-        began = clock()
-
-        def lap(stage: str) -> None:
-            nonlocal began
-            now = clock()
-            stages[stage].observe(now - began)
-            began = now
-
-        return lap
 
     # --- committing
 

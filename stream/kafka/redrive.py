@@ -132,7 +132,7 @@ def _judge(letters: list[Refused], settings: Settings, counts: dict[str, int]) -
         else:
             to = int(partitions([letter.key or b""], counts[topic])[0])
             record = Record(topic, to, letter.key, letter.value, 0, now_ms, [])
-            dead = decode(source_of[topic], [record], to, counts[topic], settings.currency).dead
+            dead = decode(source_of[topic], [record], to, counts[topic], settings.currency, topic).dead
             if dead:
                 left[dead[0].reason] += 1
             else:

@@ -13,15 +13,20 @@ Between two batches no record may be lost: one that was taken from the fetcher a
 every resumption seeks to the partitions' own positions first.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import aiokafka
+from aiokafka.consumer import fetcher
 from aiokafka.errors import NoOffsetForPartitionError
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
+
+from stream.kafka.decode import Record
 
 FETCH_WAIT_MS = 20
 """How long a broker may hold a fetch that finds nothing."""
@@ -31,7 +36,7 @@ class EventBatch(NamedTuple):
     """What one poll brought of one partition."""
 
     partition: int
-    records: dict[str, list[ConsumerRecord[bytes, bytes]]]
+    records: dict[str, Sequence[Record]]
     """By source (`SOURCES`), in offset order."""
     more_waits: bool
     """Whether the broker holds further records for this partition: then commits may wait for company."""
@@ -66,7 +71,7 @@ class PartitionsT(Protocol):
 
 
 def bundle(
-    records: Mapping[TP, list[ConsumerRecord[bytes, bytes]]],
+    records: Mapping[TP, Sequence[Record]],
     source_of: Mapping[str, str],
     rows_max: int,
     bytes_max: int,
@@ -78,9 +83,9 @@ def bundle(
     batch of its own.
     """
     waiting = set(more_waits)
-    by_partition: dict[int, list[ConsumerRecord[bytes, bytes]]] = defaultdict(list)
+    by_partition: dict[int, dict[str, Sequence[Record]]] = defaultdict(dict)
     for tp in sorted(records):
-        by_partition[tp.partition].extend(records[tp])
+        by_partition[tp.partition][source_of[tp.topic]] = records[tp]
     pieces = {p: _cut(found, rows_max, bytes_max) for p, found in by_partition.items()}
     while pieces:
         for partition in list(pieces):
@@ -88,25 +93,44 @@ def bundle(
             last = not pieces[partition]
             if last:
                 del pieces[partition]
-            by_source: dict[str, list[ConsumerRecord[bytes, bytes]]] = defaultdict(list)
-            for record in piece:
-                by_source[source_of[record.topic]].append(record)
-            yield EventBatch(partition, dict(by_source), more_waits=not last or partition in waiting)
+            yield EventBatch(partition, piece, more_waits=not last or partition in waiting)
 
 
-def _cut(
-    records: list[ConsumerRecord[bytes, bytes]], rows_max: int, bytes_max: int
-) -> list[list[ConsumerRecord[bytes, bytes]]]:
-    pieces = []
-    start = size = 0
-    for i, record in enumerate(records):
-        n = len(record.value) if record.value else 0
-        if i > start and (i - start >= rows_max or size + n > bytes_max):
-            pieces.append(records[start:i])
-            start, size = i, 0
-        size += n
-    pieces.append(records[start:])
+def _cut(found: Mapping[str, Sequence[Record]], rows_max: int, bytes_max: int) -> list[dict[str, Sequence[Record]]]:
+    pieces: list[dict[str, Sequence[Record]]] = [{}]
+    rows_left, bytes_left = rows_max, bytes_max
+    for source, records in found.items():
+        bytes_to = [0, *accumulate([len(r.value or b"") for r in records])]  # of the records before each
+        start = 0
+        while start < len(records):
+            fit = bisect_right(bytes_to, bytes_to[start] + bytes_left, start + 1) - 1
+            end = min(fit, start + rows_left)
+            if end == start:
+                if pieces[-1]:
+                    pieces.append({})
+                    rows_left, bytes_left = rows_max, bytes_max
+                    continue
+                end = start + 1
+            pieces[-1][source] = records[start:end]
+            rows_left -= end - start
+            bytes_left -= bytes_to[end] - bytes_to[start]
+            start = end
     return pieces
+
+
+class _Records(fetcher.PartitionRecords):
+    """Hands out records as they were parsed: wrapping each in a `ConsumerRecord` costs more than parsing it."""
+
+    def __iter__(self) -> Iterator[Record]:
+        found: Iterator[Record] = self._records_iterator
+        return found
+
+    def _consumer_record(self, tp: TopicPartition, record: Record) -> Record:
+        del tp
+        return record
+
+
+fetcher.PartitionRecords = _Records  # the fetcher has no other place to say so
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -128,7 +152,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         active_partitions: set[TP],
         timeout: float | None = None,  # noqa: ASYNC109 Faust's own
         max_records: int | None = None,
-    ) -> dict[TP, list[ConsumerRecord[bytes, bytes]]]:
+    ) -> dict[TP, Sequence[Record]]:
         """As the driver does; then those who were served go to the back, so that no partition waits for a long one.
 
         The set that comes in is alive: a rebalance empties it while the poll waits, and an empty one means all of them
@@ -195,6 +219,7 @@ class Consumer(driver.Consumer):
             stand = {tp: offset for tp, offset in partitions.positions().items() if tp.partition in anew}
             await self._seek_to({tp: stand.get(tp, f[0].offset) for tp, f in wanted.items() if tp not in taken})
         waiting = {tp.partition for tp in taken if self._thread.waits(tp)}
+        topic_of = {partitions.source_of[tp.topic]: tp.topic for tp in taken}
         batches = bundle(
             {tp: wanted[tp] for tp in taken},
             partitions.source_of,
@@ -205,17 +230,18 @@ class Consumer(driver.Consumer):
         for batch in batches:
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return
-            last = next(iter(batch.records.values()))[-1]
-            tp = TP(last.topic, last.partition)
+            source, found = next(iter(batch.records.items()))
+            tp = TP(topic_of[source], batch.partition)
+            last = found[-1]
             of_life = batch._replace(life=lives.get(batch.partition, 0))
             yield (
                 tp,
                 ConsumerMessage(
-                    last.topic,
-                    last.partition,
+                    tp.topic,
+                    tp.partition,
                     last.offset,
                     last.timestamp / 1000,
-                    last.timestamp_type,
+                    0,
                     [],
                     None,
                     of_life,

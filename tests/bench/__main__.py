@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -56,6 +57,7 @@ def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: str, out: 
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH_FILE)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the programs would go on without us
     sizes = QUICK if quick else FULL
     console.print(f"{report.machine()}; commit {report.commit()}; seed {seed}; n = {sizes.events:,} events")
     VAR.mkdir(exist_ok=True)

@@ -96,8 +96,11 @@ class Bench:
     @contextmanager
     def _bar(self, title: str, total: float) -> Iterator[Callable[[int], None]]:
         task = self._bars.add_task(title, total=total)
+        began_s = time.monotonic()
         yield lambda done: self._bars.update(task, completed=done)
         self._bars.update(task, completed=total)
+        if not self._bars.console.is_terminal:  # bars are drawn at the end there
+            self._bars.console.print(f"{title}: {time.monotonic() - began_s:.0f} s")
 
     def _prepare(self, title: str, users: int) -> tuple[Offerstream, Faust | None]:
         """Both systems, each with a row for every user."""

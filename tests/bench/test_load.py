@@ -53,7 +53,7 @@ def test_a_worker_refuses_none_of_it(source: str) -> None:
     )
     n = 0
     for partition, log in enumerate(by_partition(records, 4)):
-        decoded = decode(source, log, partition, 4, "EUR")
+        decoded = decode(source, log, partition, 4, "EUR", source)
         assert decoded.dead == []
         assert decoded.unknown_fields == 0
         assert len({int(i) for i in decoded.events["event_id"]}) == len(log)
@@ -94,7 +94,7 @@ def test_event_times_end_where_they_should_and_never_go_back() -> None:
     records = [
         Fetched(r.key, r.value, i) for i, r in enumerate(clicks(rng, users_at_random(rng, 50, 120_000), END_MS, "t"))
     ]
-    times = decode("clickstream", records, 0, 1, "EUR").events["time_ms"]
+    times = decode("clickstream", records, 0, 1, "EUR", "clickstream").events["time_ms"]
     assert times[-1] == END_MS
     assert (np.diff(times) >= 0).all()
     assert END_MS - load.SPAN_MS <= times[0] <= END_MS - load.SPAN_MS + 100
@@ -106,7 +106,7 @@ def test_the_campaign_offers_to_all_but_the_holdout() -> None:
     assert not refused
     names = [user_id(n) for n in range(4000)]
     log = [Fetched(name.encode(), trigger_event(f"e{n}", name, END_MS), n) for n, name in enumerate(names)]
-    events = decode("clickstream", log, 0, 1, "EUR").events
+    events = decode("clickstream", log, 0, 1, "EUR", "clickstream").events
     rows = new_rows(len(events))
     rows["consent"] = 2
     scores = np.full((len(events), 1), 1e-9, "f4")

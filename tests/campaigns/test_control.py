@@ -124,7 +124,7 @@ def test_names_hash_as_those_of_events() -> None:
         headers=[],
         topic="clickstream",
     )
-    (row,) = decode("clickstream", [log], 0, 1, "EUR").events
+    (row,) = decode("clickstream", [log], 0, 1, "EUR", "clickstream").events
     campaign = compiled(eligibility={"products": ["p-1"], "categories": ["x", "Schuhe/Größe 42"], "brands": ["B", "b"]})
     assert row["product"] in campaign.products
     assert row["category"] in campaign.categories

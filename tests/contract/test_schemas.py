@@ -131,7 +131,7 @@ def accepts(topic: str) -> Callable[[Any], bool]:
         user = document.get("user_id") if isinstance(document, dict) else None
         key = user.encode() if isinstance(user, str) else b"u"
         record = ConsumerRecord(topic, 0, 0, NOW_MS, 0, key, json.dumps(document).encode(), 0, 0, 0, ())
-        decoded = decode(topic, [record], 0, 1, "EUR")
+        decoded = decode(topic, [record], 0, 1, "EUR", topic)
         return len(decoded.events) == 1
 
     return decodes

@@ -41,7 +41,7 @@ def recorded(path: Path, format_: str) -> tuple[NDArray[np.void], NDArray[np.int
     users: list[bytes] = []
     parts = []
     for source, of_source in records.items():
-        decoded = decode(source, of_source, 0, 1, currency)
+        decoded = decode(source, of_source, 0, 1, currency, source)
         assert not decoded.dead
         users += decoded.users
         parts.append(decoded.events)

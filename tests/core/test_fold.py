@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stream.core.absorb import is_step
 from stream.core.fold import fold
+from stream.core.rounds import by_steps
 from stream.core.row import ROW, Rows, new_rows, pack, unpack
 from tests.core import oracle
 from tests.core.logs import Log, as_columns, logs, of_user, random_log, users
@@ -55,6 +57,20 @@ def test_rows_and_steps_equal_the_oracle(log: Log) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_rows_and_steps_of_long_logs_equal_the_oracle(seed: int) -> None:
     check_against_oracle(random_log(Random(seed), 1_500, 30), 30)
+
+
+@given(logs(n_max=200, n_users_max=8))
+@settings(max_examples=60, deadline=None)
+def test_rows_in_the_order_of_the_rounds_come_to_the_same(log: Log) -> None:
+    """Then they are changed where they stand, otherwise in a copy."""
+    events, row = as_columns(log)
+    found, place = by_steps(row, is_step(events))
+    table, moved = new_rows(8), new_rows(len(found))
+    steps, applied = fold(events, row, table)
+    steps_moved, applied_moved = fold(events, place, moved)
+    assert moved.tobytes() == table[found].tobytes()
+    assert steps_moved.tobytes() == steps.tobytes()
+    assert applied_moved.tolist() == applied.tolist()
 
 
 @given(logs(n_max=200, n_users_max=8), st.sampled_from([1, 2, 7, 64]))

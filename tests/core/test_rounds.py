@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stream.core.rounds import plan, runs, turn_of
+from stream.core.rounds import by_steps, plan, runs, turn_of
 
 BATCHES = st.lists(st.integers(0, 6) | st.integers(0, 10**9), max_size=60)
 
@@ -27,6 +27,17 @@ def test_rounds_hold_every_event_once_in_turn(row: list[int]) -> None:
         assert 0 < n <= n_before
         n_before = n
     assert len(list(planned.rounds())) == max(turn, default=-1) + 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 6) | st.integers(0, 10**9), st.booleans()), max_size=60))
+def test_rows_numbered_by_steps_need_not_move(batch: list[tuple[int, bool]]) -> None:
+    key = np.array([k for k, _ in batch], np.int64)
+    step = np.array([s for _, s in batch], np.bool_)
+    found, row = by_steps(key, step)
+    assert sorted(found.tolist()) == sorted(set(key.tolist()))
+    assert found[row].tolist() == key.tolist()
+    planned = plan(row[step])
+    assert planned.rows.tolist() == list(range(len(planned.rows)))
 
 
 @given(BATCHES)

@@ -74,7 +74,7 @@ class Decoder:
             length = head[1] if len(head) > 1 else 0
             of_source[source].append(Record(source, 0, body[:length] or None, body[length:] or None, i, NOW_MS, []))
         for source, records in of_source.items():
-            decoded = decode(source, records, 0, 1, "EUR")
+            decoded = decode(source, records, 0, 1, "EUR", source)
             events = decoded.events
             assert len(decoded.users) == len(events)
             outcome = [*((o, APPLIED) for o in events["offset"].tolist()), *((d.offset, DEAD) for d in decoded.dead)]

@@ -29,7 +29,7 @@ def record(value: bytes | None, key: bytes | None = b"u1", offset: int = 0, time
 
 
 def decode_one(source: str, value: bytes | None, key: bytes | None = b"u1", **more: Any) -> Decoded:
-    return decode(source, [record(value, key, **more)], 0, 1, "EUR")
+    return decode(source, [record(value, key, **more)], 0, 1, "EUR", "shop-topic")
 
 
 def dump(document: Document) -> bytes:
@@ -246,7 +246,7 @@ def documents(draw: st.DrawFn, source: str) -> Document:
 def test_columns_are_what_a_naive_reading_gives(source: str, data: st.DataObject) -> None:
     batch = data.draw(st.lists(documents(source), max_size=8))
     records = [record(dump(doc), doc["user_id"].encode(), offset=7 * i) for i, doc in enumerate(batch)]
-    decoded = decode(source, records, 0, 1, "EUR")
+    decoded = decode(source, records, 0, 1, "EUR", "shop-topic")
     assert decoded.dead == []
     assert decoded.unknown_fields == 0
     assert len(decoded.events) == len(batch)
@@ -415,7 +415,7 @@ def test_poison_is_a_dead_letter_with_its_reason_and_field(
     # Between good neighbours, which must not suffer.
     before, after = with_(source, time_ms=NOW_MS - 2), with_(source, time_ms=NOW_MS - 1)
     records = [record(before, offset=10), record(value, offset=11), record(after, offset=12)]
-    decoded = decode(source, records, 0, 1, "EUR")
+    decoded = decode(source, records, 0, 1, "EUR", "shop-topic")
     assert decoded.events["offset"].tolist() == [10, 12]
     assert decoded.events["time_ms"].tolist() == [NOW_MS - 2, NOW_MS - 1]
     assert decoded.users == [b"u1", b"u1"]
@@ -447,7 +447,7 @@ def test_bad_keys(key: bytes | None, user_id: str, reason: str, field: str) -> N
         record(with_("clickstream", user_id=user_id), key, offset=2),
         record(good, offset=3),
     ]
-    decoded = decode("clickstream", records, 0, 1, "EUR")
+    decoded = decode("clickstream", records, 0, 1, "EUR", "shop-topic")
     assert decoded.events["offset"].tolist() == [1, 3]
     assert [(d.offset, d.reason, d.field, d.key) for d in decoded.dead] == [(2, reason, field, key)]
 
@@ -455,14 +455,14 @@ def test_bad_keys(key: bytes | None, user_id: str, reason: str, field: str) -> N
 def test_user_ids_that_only_look_alike_when_joined_are_told_apart() -> None:
     batch = [("a\nb", b"a"), ("c", b"b\nc"), ("a", b"a\nb"), ("b\nc", b"c")]
     records = [record(with_("clickstream", user_id=user), key, offset=i) for i, (user, key) in enumerate(batch)]
-    assert [d.reason for d in decode("clickstream", records, 0, 1, "EUR").dead] == ["user_mismatch"] * 4
+    assert [d.reason for d in decode("clickstream", records, 0, 1, "EUR", "shop-topic").dead] == ["user_mismatch"] * 4
 
 
 def test_a_key_in_another_partition_is_refused() -> None:
     keys = [f"user-{i}" for i in range(64)]
     home = {key: (murmur2_of_one(key.encode()) & 0x7FFFFFFF) % 4 for key in keys}
     records = [record(with_("clickstream", user_id=key), key.encode(), offset=i) for i, key in enumerate(keys)]
-    decoded = decode("clickstream", records, 2, 4, "EUR")
+    decoded = decode("clickstream", records, 2, 4, "EUR", "shop-topic")
     assert decoded.users == [key.encode() for key in keys if home[key] == 2]
     strangers = [i for i, key in enumerate(keys) if home[key] != 2]
     assert [(d.offset, d.reason) for d in decoded.dead] == [(i, "wrong_partition") for i in strangers]
@@ -515,7 +515,7 @@ def test_null_is_as_good_as_left_out() -> None:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_an_empty_batch_is_no_events(source: str) -> None:
-    decoded = decode(source, [], 0, 4, "EUR")
+    decoded = decode(source, [], 0, 4, "EUR", "shop-topic")
     assert (decoded.users, len(decoded.events), decoded.dead, decoded.unknown_fields) == ([], 0, [], 0)
 
 
@@ -571,14 +571,14 @@ def test_unknown_fields_are_counted_and_not_stored() -> None:
 def test_few_unknown_fields_are_counted_exactly() -> None:
     odd = with_("clickstream", a=1, b=2)
     records = [record(odd if i % 20 == 7 else CLICK, offset=i) for i in range(2000)]
-    assert decode("clickstream", records, 0, 1, "EUR").unknown_fields == 2 * 100
+    assert decode("clickstream", records, 0, 1, "EUR", "shop-topic").unknown_fields == 2 * 100
 
 
 def test_many_unknown_fields_are_estimated() -> None:
     odd = with_("clickstream", a=1, b=2, c=3)
     for first in (0, 5, 12_345):
         records = [record(odd, offset=first + i) for i in range(2000)]
-        assert decode("clickstream", records, 0, 1, "EUR").unknown_fields == pytest.approx(6000, rel=0.02)
+        assert decode("clickstream", records, 0, 1, "EUR", "shop-topic").unknown_fields == pytest.approx(6000, rel=0.02)
 
 
 def test_unknown_fields_that_cannot_be_read_are_ignored_too() -> None:
@@ -620,7 +620,7 @@ keys_ = st.none() | st.binary(max_size=70) | st.just(b"u1")
 @patient
 def test_random_bytes_never_raise(source: str, batch: list[tuple[bytes | None, bytes | None]]) -> None:
     records = [record(value, key, offset=i) for i, (key, value) in enumerate(batch)]
-    assert_accounted(source, records, decode(source, records, 0, 1, "EUR"))
+    assert_accounted(source, records, decode(source, records, 0, 1, "EUR", "shop-topic"))
 
 
 JSON = st.recursive(
@@ -652,7 +652,7 @@ def mutants(draw: st.DrawFn, source: str) -> bytes:
 def test_mutated_events_never_raise(source: str, data: st.DataObject) -> None:
     values = data.draw(st.lists(mutants(source), max_size=6))
     records = [record(value, offset=i) for i, value in enumerate(values)]
-    assert_accounted(source, records, decode(source, records, 0, 1, "EUR"))
+    assert_accounted(source, records, decode(source, records, 0, 1, "EUR", "shop-topic"))
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -661,8 +661,8 @@ def test_mutated_events_never_raise(source: str, data: st.DataObject) -> None:
 def test_how_a_batch_is_cut_does_not_matter(source: str, data: st.DataObject) -> None:
     values = data.draw(st.lists(mutants(source), max_size=8))
     records = [record(value, offset=i) for i, value in enumerate(values)]
-    whole = decode(source, records, 0, 1, "EUR")
-    parts = [decode(source, [r], 0, 1, "EUR") for r in records]
+    whole = decode(source, records, 0, 1, "EUR", "shop-topic")
+    parts = [decode(source, [r], 0, 1, "EUR", "shop-topic") for r in records]
     assert whole.events.tolist() == [event for part in parts for event in part.events.tolist()]
     assert whole.dead == [dead for part in parts for dead in part.dead]
     assert whole.unknown_fields == sum(part.unknown_fields for part in parts)
@@ -714,19 +714,23 @@ def test_decoding_costs_a_few_times_the_bare_parser() -> None:
     records = clicks(2000)
     values = [r.value for r in records]
     bare = msgspec.json.Decoder(codec.Click).decode
-    assert len(decode("clickstream", records, 0, 1, "EUR").events) == 2000
+    assert len(decode("clickstream", records, 0, 1, "EUR", "shop-topic").events) == 2000
     # Measured: 3.9.
-    assert costs_at_most(6, lambda: decode("clickstream", records, 0, 1, "EUR"), lambda: [bare(v) for v in values])
+    assert costs_at_most(
+        6, lambda: decode("clickstream", records, 0, 1, "EUR", "shop-topic"), lambda: [bare(v) for v in values]
+    )
 
 
 def test_a_tenth_of_poison_costs_at_most_a_third_of_the_throughput() -> None:
     records = clicks(2000)
     poison = [value for source, value, _, _ in POISON if source == "clickstream" and len(value or b"") < 5000]
     mixed = [record(poison[i // 10 % len(poison)], offset=i) if i % 10 == 0 else r for i, r in enumerate(records)]
-    assert len(decode("clickstream", mixed, 0, 1, "EUR").dead) == 200
+    assert len(decode("clickstream", mixed, 0, 1, "EUR", "shop-topic").dead) == 200
     # Measured: 1.28.
     assert costs_at_most(
-        3 / 2, lambda: decode("clickstream", mixed, 0, 1, "EUR"), lambda: decode("clickstream", records, 0, 1, "EUR")
+        3 / 2,
+        lambda: decode("clickstream", mixed, 0, 1, "EUR", "shop-topic"),
+        lambda: decode("clickstream", records, 0, 1, "EUR", "shop-topic"),
     )
 
 
@@ -735,5 +739,7 @@ def test_unknown_fields_everywhere_do_not_halve_the_speed() -> None:
     odd = [record(r.value[:-1] + b',"trace":"0123456789abcdef"}', r.key, offset=r.offset) for r in records]
     # Measured: 1.2.
     assert costs_at_most(
-        2, lambda: decode("clickstream", odd, 0, 1, "EUR"), lambda: decode("clickstream", records, 0, 1, "EUR")
+        2,
+        lambda: decode("clickstream", odd, 0, 1, "EUR", "shop-topic"),
+        lambda: decode("clickstream", records, 0, 1, "EUR", "shop-topic"),
     )

@@ -58,8 +58,9 @@ def test_batches_hold_everything_once_in_order_within_bounds(
     for batch in batches:
         assert 1 <= batch.n_records <= rows_max
         assert n_bytes(batch) <= bytes_max or batch.n_records == 1
-        for source, records in batch.records.items():
-            assert {(r.topic, r.partition) for r in records} == {(f"shop.{source}", batch.partition)}
+        found: Any
+        for source, found in batch.records.items():
+            assert {(r.topic, r.partition) for r in found} == {(f"shop.{source}", batch.partition)}
         last_of[batch.partition] = batch
     for batch in batches:
         is_last = batch is last_of[batch.partition]

@@ -42,7 +42,7 @@ def test_history_then_live_with_disturbances_each_accounted_for(
         assert len(records) == summary["by_topic"].get(source, 0)
         for partition in range(N_PARTITIONS):
             mine = [r for r in records if r.partition == partition]
-            batch = decode(source, mine, partition, N_PARTITIONS, environment.currency)
+            batch = decode(source, mine, partition, N_PARTITIONS, environment.currency, source)
             assert {d.reason.value for d in batch.dead} <= {
                 *("not_json", "not_utf8", "value_missing", "field_type", "field_missing", "field_value"),
                 *("user_mismatch", "time_range"),
