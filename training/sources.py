@@ -191,7 +191,9 @@ def read_archive(path: Path, currency: str, progress: Progress) -> tuple[EventLo
             batches = []
             for source in SOURCES:
                 for records in read_records(path, manifest, source, partition):
-                    batch = tally.take(decode(source, records, partition, manifest.partitions, currency or CURRENCY))
+                    batch = tally.take(
+                        decode(source, records, partition, manifest.partitions, currency or CURRENCY, source)
+                    )
                     batches.append((batch, _published_ms(batch, records)))
                 done += manifest.end[source][partition]
                 progress(done, total)

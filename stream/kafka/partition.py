@@ -24,7 +24,7 @@ from confluent_kafka.admin import AdminClient
 from numpy.typing import NDArray
 from rocksdict import Cache
 
-from stream.core.absorb import Events, apply_order, is_duplicate, is_step
+from stream.core.absorb import is_step
 from stream.core.budget import Wallet, name_open_offers
 from stream.core.decide import draws
 from stream.core.events import SOURCES
@@ -37,9 +37,8 @@ from stream.kafka.cluster import Cluster, log_ranges
 from stream.kafka.columns import Columns
 from stream.kafka.commit import SENDERS, Sent
 from stream.kafka.control import InForce
-from stream.kafka.decode import Decoded, decode
 from stream.kafka.emit import Emitter, Outputs
-from stream.kafka.event_time import count_event_time
+from stream.kafka.intake import Taken, take, what_applies
 from stream.kafka.takeover import open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics, Stopwatch
@@ -201,74 +200,33 @@ class Partition:
 
     def _apply(self, batch: EventBatch, in_force: InForce) -> None:
         lap = Stopwatch()
-        settings, metrics = self._settings, self._metrics
-        # Decode. What was applied before is fenced by its position.
-        parts: list[Decoded] = []
-        published_ms: list[int] = []
-        next_offset = dict(self.read)
-        sources: list[str] = []
-        for source, records in batch.records.items():
-            at = self.read[source]
-            fresh = records if records[0].offset >= at else [r for r in records if r.offset >= at]
-            if not fresh:
-                continue
-            sources.append(source)
-            decoded = decode(source, fresh, self.number, settings.partitions, settings.currency, settings.topic(source))
-            parts.append(decoded)
-            dead = {d.offset for d in decoded.dead}
-            published_ms += (
-                [r.timestamp for r in fresh if r.offset not in dead] if dead else [r.timestamp for r in fresh]
-            )
-            next_offset[source] = fresh[-1].offset + 1
-        users = [user for decoded in parts for user in decoded.users]
+        metrics = self._metrics
+        taken = take(batch, self.read, self.number, self._settings)
         lap("decode")
-        slots = self._columns.slots(users)  # may raise BufferError: nothing has changed until here
-        for source, decoded in zip(sources, parts, strict=True):
+        slots = self._columns.slots(taken.users)  # may raise BufferError: nothing has changed until here
+        for source, decoded in taken.decoded.items():
             metrics.event[source, "dead"].inc(len(decoded.dead))
             metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
             self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead, metrics))
-        if users:
-            events = np.concatenate([decoded.events for decoded in parts])
-            self._absorb(events, users, slots, np.array(published_ms), next_offset, in_force, lap)
+        if taken.users:
+            self._absorb(taken, slots, in_force, lap)
         lap.report(metrics)
         metrics.batch_rows.observe(batch.n_records)
-        self.read = next_offset
+        self.read = taken.next_offset
         self._open.n_batches += 1
 
-    def _absorb(
-        self,
-        events: Events,
-        users: list[bytes],
-        slots: NDArray[np.int64],
-        published_ms: NDArray[np.int64],
-        next_offset: dict[str, int],
-        in_force: InForce,
-        lap: Callable[[str], None],
-    ) -> None:
+    def _absorb(self, taken: Taken, slots: NDArray[np.int64], in_force: InForce, lap: Callable[[str], None]) -> None:
         """The batch against the rows.
 
         Its rows are taken out of the table once and go back once: at a million users each touch of a row is a cache
         miss. They are packed for the changelog while they are at hand.
         """
         columns, metrics, open_ = self._columns, self._metrics, self._open
+        users, events, published_ms = taken.users, taken.events, taken.published_ms
         of_batch, row = by_steps(slots, is_step(events))
         rows = gather(columns.rows, of_batch)
-        # The row's own fence: without transactions a row may be ahead of the applied record.
-        fenced = events["offset"] < rows["fence"][row, events["source"]]
-        order = np.flatnonzero(~fenced)
-        order = order[apply_order(events[order])]
-        # Duplicates are looked for in the order of application: what a row remembers is counted in that order.
-        repeated = is_duplicate(events[order], row[order], rows)
-        duplicate = np.zeros(len(events), bool)
-        duplicate[order[repeated]] = True
-        order = order[~repeated]
-        count_event_time(events, published_ms, order, metrics)
-        new = ~(fenced | duplicate)
+        order = what_applies(events, row, rows, published_ms, metrics)
         sources = np.unique(events["source"]).tolist()
-        for source in sources:
-            of_source = events["source"] == source
-            for outcome, which in (("fenced", fenced), ("duplicate", duplicate), ("applied", new)):
-                metrics.event[SOURCES[source], outcome].inc(int(np.count_nonzero(which & of_source)))
         draw = np.empty(len(events))
         for source in sources:
             of_source = events["source"] == source
@@ -297,7 +255,7 @@ class Partition:
         for source in sources:
             # A row that is ahead of the applied record stays ahead: the batches replayed up to it may be other ones.
             fence = rows["fence"][:, source]
-            np.maximum(fence, next_offset[SOURCES[source]], out=fence)
+            np.maximum(fence, taken.next_offset[SOURCES[source]], out=fence)
         scatter(columns.rows, of_batch, rows)
         columns.touch(of_batch, open_.number)
         lap("absorb")

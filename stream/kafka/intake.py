@@ -1,0 +1,88 @@
+"""Intake: the records of a batch as events, and which of them apply to the rows, in which order."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.absorb import Events, apply_order, is_duplicate
+from stream.core.events import EVENT, SOURCES
+from stream.core.row import Rows
+from stream.kafka.decode import Decoded, decode
+from stream.kafka.event_time import count_event_time
+from stream.kafka.transport import EventBatch
+from stream.metrics import Metrics
+from stream.settings import Settings
+
+
+class Taken(NamedTuple):
+    """A batch of N readable events."""
+
+    users: list[bytes]
+    """[N]."""
+    events: Events
+    """EVENT [N], source after source, each in offset order."""
+    published_ms: NDArray[np.int64]
+    """[N]: timestamps of their records."""
+    next_offset: dict[str, int]
+    """By source, once this batch is applied."""
+    decoded: dict[str, Decoded]
+    """By source, the dead letters with it."""
+
+
+def take(batch: EventBatch, read: dict[str, int], partition: int, settings: Settings) -> Taken:
+    """Read a batch; what lies before the positions `read`, by source, was applied before and is left out."""
+    decoded: dict[str, Decoded] = {}
+    published_ms: list[int] = []
+    next_offset = dict(read)
+    for source, records in batch.records.items():
+        at = read[source]
+        fresh = records if records[0].offset >= at else [r for r in records if r.offset >= at]
+        if not fresh:
+            continue
+        found = decoded[source] = decode(
+            source, fresh, partition, settings.partitions, settings.currency, settings.topic(source)
+        )
+        dead = {d.offset for d in found.dead}
+        published_ms += [r.timestamp for r in fresh if r.offset not in dead] if dead else [r.timestamp for r in fresh]
+        next_offset[source] = fresh[-1].offset + 1
+    return Taken(
+        [user for found in decoded.values() for user in found.users],
+        np.concatenate([np.empty(0, EVENT), *(found.events for found in decoded.values())]),
+        np.array(published_ms, np.int64),
+        next_offset,
+        decoded,
+    )
+
+
+def what_applies(
+    events: Events, row: NDArray[np.int64], rows: Rows, published_ms: NDArray[np.int64], metrics: Metrics
+) -> NDArray[np.int64]:
+    """The events that neither their row's fence nor its memory of ids leaves out, in the order in which they apply.
+
+    Args:
+        events: EVENT [N].
+        row: [N], each event's place in `rows`.
+        rows: ROW [U], before the batch.
+        published_ms: [N].
+        metrics: what becomes of each event is counted.
+
+    Returns:
+        Places in `events`, int64 [n].
+    """
+    # The row's own fence: without transactions a row may be ahead of the applied record.
+    fenced = events["offset"] < rows["fence"][row, events["source"]]
+    order = np.flatnonzero(~fenced)
+    order = order[apply_order(events[order])]
+    # Duplicates are looked for in the order of application: what a row remembers is counted in that order.
+    repeated = is_duplicate(events[order], row[order], rows)
+    duplicate = np.zeros(len(events), bool)
+    duplicate[order[repeated]] = True
+    order = order[~repeated]
+    count_event_time(events, published_ms, order, metrics)
+    applied = ~(fenced | duplicate)
+    for source in np.unique(events["source"]).tolist():
+        of_source = events["source"] == source
+        for outcome, which in (("fenced", fenced), ("duplicate", duplicate), ("applied", applied)):
+            metrics.event[SOURCES[source], outcome].inc(int(np.count_nonzero(which & of_source)))
+    return order
