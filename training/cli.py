@@ -12,6 +12,8 @@ from rich.table import Table
 
 from stream.scoring.model import load
 from training import cli_models
+from training.effect.cli import effect, fairness
+from training.ope.cli import ope
 from training.options import CONTEXT, Duration, bootstrap_option, prefix_option, told
 from training.show import print_evaluation
 from training.uplift.cli import uplift
@@ -48,6 +50,9 @@ def cli() -> None:
 
 
 cli.add_command(uplift)
+cli.add_command(ope)
+cli.add_command(effect)
+cli.add_command(fairness)
 
 
 @cli.command(
