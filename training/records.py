@@ -1,4 +1,4 @@
-"""Decisions, offers, orders, redemptions and feedback as they stand in topics, or in files with a JSON record a line."""
+"""Decisions, offers, orders, redemptions and feedback: from topics, or from files with a JSON record a line."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -132,10 +132,8 @@ def fairness(log: str, groups: str | None, parity: float, out: Path | None, topi
         click.echo(f"{campaign}: rates {of['verdict']['rates']}, depths {of['verdict']['depths']}")
         for name, group in of["groups"].items():
             rate, deep = group["offer_rate"]["value"], group["mean_depth"]["value"]
-            click.echo(
-                f"  {name:<12}{group['users']:>8} users  rate {rate:.4f}  depth "
-                + ("-" if deep is None else f"{deep:.4f}")
-            )
+            words = "unknown" if deep is None else f"{deep:.4f}"
+            click.echo(f"  {name:<12}{group['users']:>8} users  rate {rate:.4f}  depth {words}")
     for one in said["price_dispersion"][:5]:
         figures = one["share_of_list_price"]
         click.echo(

@@ -122,8 +122,8 @@ def _verdict(low: float, high: float, bound: float) -> str:
 def price_dispersion(orders: list[Order]) -> list[dict[str, Any]]:
     """Products by how far apart lies what customers paid for a piece, widest first.
 
-    An order's discount falls on all its lines. Each sale is compared with the list price at its time (`unit_price_minor`), so a price that changed for everybody is
-    no dispersion.
+    An order's discount falls on all its lines. Each sale is compared with the list price at its time
+    (`unit_price_minor`), so a price that changed for everybody is no dispersion.
     """
     paid: dict[str, list[float]] = defaultdict(list)
     for order in orders:

@@ -56,10 +56,11 @@ def exposed(
         if decision.campaign_id is not None and decision.reason in GROUPS:
             first = by_campaign[decision.campaign_id].setdefault(decision.user_id, decision)
             if GROUPS[first.reason] != GROUPS[decision.reason]:
-                raise TrainingError(
-                    f"decision {decision.decision_id}: in {decision.campaign_id} {decision.user_id} is {decision.reason} and "
-                    f"was {first.reason} before: the holdout changed under way; judge each part of the log by itself"
+                told = (
+                    f"{decision.user_id} is {decision.reason} in {decision.campaign_id}, and was {first.reason} before"
                 )
+                mend = "the holdout changed under way; judge each part of the log by itself"
+                raise TrainingError(f"decision {decision.decision_id}: {told}: {mend}")
     return [_of_campaign(name, firsts, ledger, end_ms, horizon_ms) for name, firsts in sorted(by_campaign.items())]
 
 

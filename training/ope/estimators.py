@@ -160,7 +160,7 @@ def _warnings(w: Reals, effective: float) -> list[str]:
     error = float(w.std()) / np.sqrt(n)
     if abs(float(w.mean()) - 1) > 4 * error + 1e-9:
         found.append(
-            f"the mean weight is {float(w.mean()):.3f} +- {error:.3f}, not 1: the judged policy does what the log could not "
-            "have done, or logged propensities are wrong"
+            f"the mean weight is {float(w.mean()):.3f} +- {error:.3f}, not 1: the judged policy does what the log "
+            "could not have done, or propensities are wrong"
         )
     return found
