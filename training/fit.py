@@ -95,7 +95,7 @@ def fit(
     scaled, threshold = Scaling(1.0, 0.0), float("nan")
     if valid.known.any():
         logit, label = _judged_logits(first.network, valid, valid_windows)
-        scaled = scaling(logit, label)
+        scaled = scaling(logit, label, len(valid.user))
         if label.any():
             threshold = _threshold(label, logit, scaled)
     # 2.

@@ -1,12 +1,16 @@
+import keras
 import numpy as np
 import onnx
 import pytest
 
 from stream.core.features import dequantise
-from stream.core.row import N_FEATURES
+from stream.core.row import N_FEATURES, N_STATE
 from stream.scoring.session import open_session, run_sequence
+from training.dataset import Split
 from training.export import export, parity
 from training.fit import Fitted
+from training.models.registry import BUILDERS
+from training.prepare import standard
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,21 @@ def test_tensorflow_and_onnx_agree(fitted: Fitted, bare: bytes) -> None:
     found = parity(fitted.network, bare, histories(1, 50, 80))
     assert 0 <= found.one_step <= 1e-5
     assert 0 <= found.sequence <= 1e-5
+
+
+@pytest.mark.parametrize("architecture", BUILDERS)
+def test_every_network_is_its_export(architecture: str, split: Split) -> None:
+    """Weights as drawn, a head that says something: the same gate as for a trained one."""
+    keras.utils.set_random_seed(3)
+    network = BUILDERS[architecture](standard(dequantise(split.train.steps)), 2, 0.3)
+    bare = export(network)
+    found = parity(network, bare, histories(4, 20, 70))
+    assert 0 <= found.one_step <= 1e-5
+    assert 0 <= found.sequence <= 1e-5
+    scores = run_sequence(open_session(bare), dequantise(histories(5, 20, 40)), network.state)
+    assert scores.shape == (20, 40, 2)
+    assert scores.std() > 1e-2
+    assert sum(width for _, width in network.state) <= N_STATE
 
 
 def test_stepping_is_running_the_sequence(fitted: Fitted, bare: bytes) -> None:
