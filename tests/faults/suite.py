@@ -83,7 +83,8 @@ class Seat:
         return self.start()
 
     def _note_end(self, worker: CrashingWorker, code: int) -> None:
-        if code not in {0, -signal.SIGKILL} and time.monotonic() > self.may_fail:
+        # SIGTERM ends a process that has not begun to listen to it.
+        if code not in {0, -signal.SIGKILL, -signal.SIGTERM} and time.monotonic() > self.may_fail:
             self.ended.append(f"exit code {code}:\n{worker.log()[-3000:]}")
 
     def break_something(self) -> None:
