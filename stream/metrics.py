@@ -55,6 +55,9 @@ class Metrics:
         self.dead_letters = Counter(
             "offerstream_dead_letters", "Records that became dead letters, by reason", ("reason",), registry=registry
         )
+        self.erasures = Counter(
+            "offerstream_erasures", "Rows removed because their users asked to be forgotten", registry=registry
+        )
         self.events_lost = Counter(
             "offerstream_events_lost", "Events that retention deleted before they were applied", registry=registry
         )

@@ -4,7 +4,7 @@
     orders ──────┤                one batch of one partition at a time
     feedback ────┼──> decode ──> absorb ──> score ──> decide ──> emit ──> commit ──> persist
     redemptions ─┤    columns    rows       ONNX      campaigns  offers    Kafka      RocksDB
-    customers ───┘                                               decisions
+    customers ───┤                                               decisions
 
 `connect` is the Faust app: what it reads and what it does with it. `process` is what happens to the events of one
 batch; it is pure. Around it, `stream.kafka.partition` decodes before and commits after, and `stream.core` knows what an
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from stream.core.absorb import Events, absorb
 from stream.core.budget import NO_BUDGETS, Wallet
 from stream.core.decide import DECISION, Decisions, decide
-from stream.core.events import SOURCES
 from stream.core.fold import turns
 from stream.core.row import N_FEATURES, Rows
+from stream.kafka.cluster import INPUTS
 from stream.kafka.control import Control, InForce
 from stream.kafka.partitions import Partitions
 from stream.scoring.model import unscored
@@ -33,7 +33,7 @@ from stream.settings import Settings
 def connect(app: faust.App, partitions: Partitions, control: Control, settings: Settings) -> None:
     """Declare what the app reads, the table that its rows are, and what it does with each batch."""
     events = app.topic(
-        *(settings.topic(source) for source in SOURCES),
+        *(settings.topic(name) for name in INPUTS),
         acks=False,  # what is committed, the partitions decide
         value_serializer="raw",
         key_serializer="raw",

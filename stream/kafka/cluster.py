@@ -14,6 +14,10 @@ from stream.core.events import SOURCES
 from stream.errors import BrokerSilentError, SetupError
 from stream.settings import Settings
 
+ERASURES = "erasures"
+INPUTS = (*SOURCES, ERASURES)
+"""What a partition reads, by name without prefix: positions of these are in the applied record. Append only."""
+
 OUTPUTS = ("offers", "decisions", "dead-letters")
 CONTROL = ("models", "campaigns")
 
@@ -86,7 +90,7 @@ def look(settings: Settings, admin: AdminClient) -> Cluster:
         BrokerSilentError: no broker answers.
         SetupError: the topics are not as they must be: names everything that is wrong.
     """
-    keyed_by_user = dict.fromkeys([*map(settings.topic, (*SOURCES, *OUTPUTS)), settings.changelog], True)
+    keyed_by_user = dict.fromkeys([*map(settings.topic, (*INPUTS, *OUTPUTS)), settings.changelog], True)
     keyed_by_user |= dict.fromkeys(map(settings.topic, CONTROL), False)
     try:
         cluster = admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S).result()

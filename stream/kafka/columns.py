@@ -92,6 +92,10 @@ class Columns:
         """Note that rows changed, to be sent in commit number `commit`."""
         self._changed_in[slots] = commit
 
+    def forget(self, slots: NDArray[np.int64]) -> None:
+        """Make rows those of users whom nobody knows; the slots stay theirs until the store has forgotten them too."""
+        self.rows[slots] = _NOTHING
+
     def users(self, slots: NDArray[np.int64]) -> list[bytes]:
         """Whose slots these are, in order."""
         user_of = self._user_of

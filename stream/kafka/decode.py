@@ -85,6 +85,51 @@ def decode(
         currency: ISO 4217 code; an amount in another one is refused.
         topic: the source's name on this cluster.
     """
+    sound, refused = _sound(source, records, partition, n_partitions, currency)
+    # 4. Columns.
+    events = np.zeros(len(sound.keys), EVENT)
+    events["time_ms"] = sound.time_ms
+    events["offset"] = sound.offsets
+    events["user"] = [xxh3_64_intdigest(key) for key in sound.keys]
+    events["event_id"] = _hashes([s.event_id for s in sound.structs])
+    events["source"] = SOURCES.index(source)
+    codes = KINDS_OF_SOURCE[source]
+    events["kind"] = [codes[s.kind] for s in sound.structs]
+    _FILL[source](events, sound.structs)
+    dead = [_dead_letter(topic, partition, records[i], refused[i]) for i in sorted(refused)]
+    return Decoded(sound.keys, events, dead, sound.unknown_fields)
+
+
+class Erasures(NamedTuple):
+    """A batch of erasures."""
+
+    users: list[bytes]
+    """Who is to be forgotten, in offset order."""
+    dead: list[DeadLetter]
+    unknown_fields: int
+
+
+def decode_erasures(records: Sequence[Record], partition: int, n_partitions: int, topic: str) -> Erasures:
+    """Read one batch of one partition of `erasures`; as `decode`."""
+    sound, refused = _sound("erasures", records, partition, n_partitions, "")
+    dead = [_dead_letter(topic, partition, records[i], refused[i]) for i in sorted(refused)]
+    return Erasures(sound.keys, dead, sound.unknown_fields)
+
+
+class _Sound(NamedTuple):
+    """What is left of a batch after all checks: columns of N records."""
+
+    keys: list[Any]
+    offsets: list[int]
+    structs: list[Any]
+    time_ms: NDArray[np.int64]
+    unknown_fields: int
+
+
+def _sound(
+    source: str, records: Sequence[Record], partition: int, n_partitions: int, currency: str
+) -> tuple[_Sound, dict[int, Fault]]:
+    """Check a batch: the good records, and the faults of the others by their place."""
     keys: list[Any] = [r.key for r in records]  # None only until step 1 is done
     values: list[Any] = [r.value for r in records]
     offsets = [r.offset for r in records]
@@ -116,18 +161,7 @@ def decode(
         refused |= {places[i]: fault for i, fault in found.items()}
         structs, keys, offsets = _without(found, structs, keys, offsets)
         time_ms = np.delete(time_ms, list(found))
-    # 4. Columns.
-    events = np.zeros(len(structs), EVENT)
-    events["time_ms"] = time_ms
-    events["offset"] = offsets
-    events["user"] = [xxh3_64_intdigest(key) for key in keys]
-    events["event_id"] = _hashes([s.event_id for s in structs])
-    events["source"] = SOURCES.index(source)
-    codes = KINDS_OF_SOURCE[source]
-    events["kind"] = [codes[s.kind] for s in structs]
-    _FILL[source](events, structs)
-    dead = [_dead_letter(topic, partition, records[i], refused[i]) for i in sorted(refused)]
-    return Decoded(keys, events, dead, unknown_fields)
+    return _Sound(keys, offsets, structs, time_ms, unknown_fields), refused
 
 
 def _without(gone: Collection[int], *columns: Any) -> list[list[Any]]:  # noqa: ANN401 (whatever the columns hold)

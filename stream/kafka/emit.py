@@ -63,8 +63,8 @@ class Outputs:
     decision_users: list[bytes] = field(default_factory=list)
     decisions: list[bytes] = field(default_factory=list)
     dead: list[DeadRecord] = field(default_factory=list)
-    rows: dict[bytes, bytes] = field(default_factory=dict)
-    """Packed rows by user: of several changes the last."""
+    rows: dict[bytes, bytes | None] = field(default_factory=dict)
+    """Packed rows by user, None for one who was erased: of several changes the last."""
     n_bytes: int = 0
 
     def add(self, emitted: Emitted) -> None:
@@ -85,6 +85,12 @@ class Outputs:
         """Take in changed rows."""
         self.rows.update(zip(users, rows, strict=True))
         self.n_bytes += sum(map(len, rows))
+
+    def add_erasures(self, users: Iterable[bytes]) -> None:
+        """Take in users whose rows are gone."""
+        for user in users:
+            self.rows[user] = None
+            self.n_bytes += len(user)
 
     def send(self, producer: BulkProducer, settings: Settings) -> None:
         """Hand over everything but the rows; it is out after a flush."""

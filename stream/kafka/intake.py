@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from stream.core.absorb import Events, apply_order, is_duplicate
 from stream.core.events import EVENT, SOURCES
 from stream.core.row import Rows
-from stream.kafka.decode import Decoded, decode
+from stream.kafka.cluster import ERASURES
+from stream.kafka.decode import Decoded, Erasures, decode, decode_erasures
 from stream.kafka.event_time import count_event_time
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics
@@ -28,6 +29,8 @@ class Taken(NamedTuple):
     """By source, once this batch is applied."""
     decoded: dict[str, Decoded]
     """By source, the dead letters with it."""
+    erased: Erasures
+    """Who is to be forgotten, after these events."""
 
 
 def take(batch: EventBatch, read: dict[str, int], partition: int, settings: Settings) -> Taken:
@@ -35,23 +38,28 @@ def take(batch: EventBatch, read: dict[str, int], partition: int, settings: Sett
     decoded: dict[str, Decoded] = {}
     published_ms: list[int] = []
     next_offset = dict(read)
+    erased = Erasures([], [], 0)
     for source, records in batch.records.items():
         at = read[source]
         fresh = records if records[0].offset >= at else [r for r in records if r.offset >= at]
         if not fresh:
+            continue
+        next_offset[source] = fresh[-1].offset + 1
+        if source == ERASURES:
+            erased = decode_erasures(fresh, partition, settings.partitions, settings.topic(source))
             continue
         found = decoded[source] = decode(
             source, fresh, partition, settings.partitions, settings.currency, settings.topic(source)
         )
         dead = {d.offset for d in found.dead}
         published_ms += [r.timestamp for r in fresh if r.offset not in dead] if dead else [r.timestamp for r in fresh]
-        next_offset[source] = fresh[-1].offset + 1
     return Taken(
         [user for found in decoded.values() for user in found.users],
         np.concatenate([np.empty(0, EVENT), *(found.events for found in decoded.values())]),
         np.array(published_ms, np.int64),
         next_offset,
         decoded,
+        erased,
     )
 
 

@@ -33,10 +33,11 @@ from stream.core.row import ROW_FORMAT, gather, pack, scatter
 from stream.errors import TransactionError
 from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied, SourcePosition
-from stream.kafka.cluster import Cluster, log_ranges
+from stream.kafka.cluster import INPUTS, Cluster, log_ranges
 from stream.kafka.columns import Columns
 from stream.kafka.commit import SENDERS, Sent
 from stream.kafka.control import InForce
+from stream.kafka.decode import Erasures
 from stream.kafka.emit import Emitter, Outputs
 from stream.kafka.intake import Taken, take, what_applies
 from stream.kafka.takeover import open_store, where_to_go_on
@@ -139,14 +140,14 @@ class Partition:
 
     def _take_over(self, cluster: Cluster, admin: AdminClient, still_ours: Callable[[], bool]) -> bool:
         settings, shared = self._settings, self._shared
-        self._topic_ids = {source: cluster.topic_ids[settings.topic(source)] for source in SOURCES}
+        self._topic_ids = {name: cluster.topic_ids[settings.topic(name)] for name in INPUTS}
         # 1.
         self._sender = SENDERS[settings.guarantee](settings, self.number, self._metrics)
         if not self._sender.initialise(still_ours) or not still_ours():
             self._sender.close()
             return False
         # 2.
-        topics = {source: settings.topic(source) for source in SOURCES}
+        topics = {name: settings.topic(name) for name in INPUTS}
         ranges = log_ranges(admin, [(topic, self.number) for topic in (*topics.values(), settings.changelog)])
         logs = {source: ranges[topic, self.number] for source, topic in topics.items()}
         log_changelog = ranges[settings.changelog, self.number]
@@ -203,17 +204,28 @@ class Partition:
         metrics = self._metrics
         taken = take(batch, self.read, self.number, self._settings)
         lap("decode")
-        slots = self._columns.slots(taken.users)  # may raise BufferError: nothing has changed until here
+        # May raise BufferError: nothing has changed until here.
+        slots = self._columns.slots([*taken.users, *taken.erased.users])
         for source, decoded in taken.decoded.items():
             metrics.event[source, "dead"].inc(len(decoded.dead))
             metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
             self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead, metrics))
         if taken.users:
-            self._absorb(taken, slots, in_force, lap)
+            self._absorb(taken, slots[: len(taken.users)], in_force, lap)
+        self._erase(taken.erased, slots[len(taken.users) :])
         lap.report(metrics)
         metrics.batch_rows.observe(batch.n_records)
         self.read = taken.next_offset
         self._open.n_batches += 1
+
+    def _erase(self, erased: Erasures, slots: NDArray[np.int64]) -> None:
+        """Forget users: after the events of the batch, since topics have no order among each other."""
+        outputs, metrics = self._open.outputs, self._metrics
+        outputs.add_dead(self._emitter.dead_letters(erased.dead, metrics))
+        metrics.erasures.inc(len(erased.users))
+        self._columns.forget(slots)
+        self._columns.touch(slots, self._open.number)
+        outputs.add_erasures(erased.users)
 
     def _absorb(self, taken: Taken, slots: NDArray[np.int64], in_force: InForce, lap: Callable[[str], None]) -> None:
         """The batch against the rows.
@@ -328,12 +340,12 @@ class Partition:
             row_format=ROW_FORMAT,
             partitions=self._settings.partitions,
             sequence=self._sequence,
-            sources={s: SourcePosition(self._topic_ids[s], self.read[s]) for s in SOURCES},
+            sources={s: SourcePosition(self._topic_ids[s], self.read[s]) for s in INPUTS},
             budgets=self._wallet.state(),
         )
         rows = open_.outputs.rows
         if rows:
-            self._metrics.row_bytes.set(sum(map(len, rows.values())) / len(rows))
+            self._metrics.row_bytes.set(sum(len(row or b"") for row in rows.values()) / len(rows))
         return Sent(
             open_.outputs,
             applied_record.encode(applied),
@@ -354,7 +366,7 @@ class Partition:
         store.put(sent.outputs.rows, sent.applied, changelog_end)
         self._columns.stored(sent.number)
         self.changelog_end = changelog_end
-        if store.flushed_s_ago * 1000 > self._settings.store_flush_interval_ms:
+        if store.must_forget or store.flushed_s_ago * 1000 > self._settings.store_flush_interval_ms:
             store.flush()
         self._metrics.stage["store"].observe(time.perf_counter() - began_s)
 

@@ -10,9 +10,8 @@ from typing import NamedTuple, TypeVar
 from confluent_kafka.admin import AdminClient
 from faust.types import TP
 
-from stream.core.events import SOURCES
 from stream.errors import BrokerSilentError, FencedError, PartitionError, SetupError, TransactionError
-from stream.kafka.cluster import Cluster, log_ranges, look
+from stream.kafka.cluster import INPUTS, Cluster, log_ranges, look
 from stream.kafka.control import InForce
 from stream.kafka.partition import Partition, Shared
 from stream.kafka.standby import Standbys
@@ -57,7 +56,7 @@ class Partitions:
         self._standbys = Standbys(settings, self._admin, shared.cache, shared.metrics, shared.fatal)
         self.batch_rows = settings.batch_rows
         self.batch_bytes = settings.batch_bytes
-        self.source_of: Mapping[str, str] = {settings.topic(source): source for source in SOURCES}
+        self.source_of: Mapping[str, str] = {settings.topic(name): name for name in INPUTS}
 
     def __getitem__(self, number: int) -> Partition:
         return self._open[number]

@@ -68,7 +68,7 @@ class BulkProducer:
         else:
             self._last_offset = message.offset() or 0
 
-    def send(self, topic: str, keys: Iterable[bytes], values: Iterable[bytes]) -> None:
+    def send(self, topic: str, keys: Iterable[bytes], values: Iterable[bytes | None]) -> None:
         """Hand over records; they are out after `flush`.
 
         All in one call: `produce` lets go of Python's lock and takes it again for every record, and each time the

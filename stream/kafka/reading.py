@@ -12,6 +12,7 @@ from stream.kafka.codec import (
     Click,
     Customer,
     DeadReason,
+    Erasure,
     Feedback,
     Order,
     OrderLine,
@@ -55,15 +56,21 @@ class _StrictCustomer(Customer, kw_only=True, gc=False, forbid_unknown_fields=Tr
     pass
 
 
-_LENIENT = {source: json.Decoder(struct).decode for source, struct in SOURCE_VALUES.items()}
+class _StrictErasure(Erasure, kw_only=True, gc=False, forbid_unknown_fields=True):
+    pass
+
+
+_VALUES: dict[str, Any] = {**SOURCE_VALUES, "erasures": Erasure}
+_LENIENT = {source: json.Decoder(struct).decode for source, struct in _VALUES.items()}
 _STRICT: dict[str, Callable[[bytes], Any]] = {
     "clickstream": json.Decoder(_StrictClick).decode,
     "orders": json.Decoder(_StrictOrder).decode,
     "feedback": json.Decoder(_StrictFeedback).decode,
     "redemptions": json.Decoder(_StrictRedemption).decode,
     "customers": json.Decoder(_StrictCustomer).decode,
+    "erasures": json.Decoder(_StrictErasure).decode,
 }
-_KNOWN = {source: frozenset(struct.__struct_fields__) for source, struct in SOURCE_VALUES.items()}
+_KNOWN = {source: frozenset(struct.__struct_fields__) for source, struct in _VALUES.items()}
 _KNOWN_LINE = frozenset(OrderLine.__struct_fields__)
 _OBJECT = json.Decoder(dict[str, Raw])
 _LINES = json.Decoder(list[dict[str, Raw]] | None)
@@ -79,7 +86,7 @@ def read(
     number of those the rest of the batch is read leniently, and sampled.
 
     Args:
-        source: one of `SOURCES`.
+        source: one of `SOURCES`, or `erasures`.
         offsets: of the values: which ones are sampled does not depend on how the batch was cut.
         values: JSON; empty at those places that are refused already.
         refused: place -> fault; grows.

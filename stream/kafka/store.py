@@ -48,7 +48,9 @@ def _options(cache: Cache) -> Options:
     options.set_compression_type(DBCompressionType.lz4())
     options.set_max_background_jobs(2)
     options.set_max_log_file_size(1 << 20)
+    # Its log names keys of files and compactions: what it says of a user who was erased is gone after a day.
     options.set_keep_log_file_num(2)
+    options.set_log_file_time_to_roll(12 * 3600)
     options.set_max_total_wal_size(1 << 20)
     options.set_level_compaction_dynamic_level_bytes(True)
     table = BlockBasedOptions()
@@ -111,6 +113,8 @@ class Store:
         self._pending: dict[bytes, bytes | None] = {}
         self._pending_bytes = 0
         self._pending_bytes_max = pending_bytes_max
+        self._removed: set[bytes] = set()
+        """Users whose bytes may still be in the files."""
         self._flushed_at_s = time.monotonic()
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -132,10 +136,11 @@ class Store:
         self._identity_file.write_text(json.dumps({"broken": why}))
         return StoreCorruptError(f"{self.path}: {why}")
 
-    def put(self, rows: Mapping[bytes, bytes], applied: bytes, changelog_offset: int) -> None:
+    def put(self, rows: Mapping[bytes, bytes | None], applied: bytes, changelog_offset: int) -> None:
         """Take in what a commit sent: packed rows by user, the applied record, the changelog's offset behind it."""
         self._pending.update(rows)
-        self._pending_bytes += sum(map(len, rows.values()))
+        self._pending_bytes += sum(len(row or b"") for row in rows.values())
+        self._removed.update(user for user, row in rows.items() if row is None)
         self.applied = applied
         self._reach(changelog_offset)
 
@@ -146,6 +151,8 @@ class Store:
                 self.applied = value
             else:
                 self._pending[key] = value
+                if value is None:
+                    self._removed.add(key)
                 self._pending_bytes += len(key) + len(value or b"")
         self._reach(changelog_offset)
 
@@ -191,6 +198,8 @@ class Store:
     def flush(self) -> None:
         """Make everything durable: what a restart after a kill replays begins here.
 
+        What was removed is gone from the files then: its range is compacted, since a deletion alone leaves the bytes.
+
         Raises:
             StoreCorruptError: it found a rotten block.
             PartitionError: RocksDB does not take it.
@@ -198,20 +207,23 @@ class Store:
         self.write()
         try:
             self._db.flush()
+            for key in self._removed:
+                self._db.compact_range(key, key + b"\0")
         except Exception as e:  # see __init__
             raise self._cannot_write(e) from e
+        self._removed = set()
         self._flushed_at_s = time.monotonic()
 
     def _cannot_write(self, error: Exception) -> PartitionError:
         """A disk that is full is not the store's fault; a rotten block that a compaction came by is."""
         if "Corruption" in str(error):
-            return self._broken(error)
+            return self.broken(f"RocksDB: {error}")
         return PartitionError(f"{self.path}: RocksDB cannot write: {error}")
 
-    def _broken(self, error: Exception) -> StoreCorruptError:
-        """RocksDB opens a store with a rotten block again and again: the next owner must not."""
-        self._identity_file.write_text(json.dumps({"broken": str(error)}))
-        return StoreCorruptError(f"{self.path}: RocksDB: {error}")
+    @property
+    def must_forget(self) -> bool:
+        """Whether users were removed since the last flush: their bytes are still there."""
+        return bool(self._removed)
 
     @property
     def flushed_s_ago(self) -> float:

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import msgspec
 from rocksdict import Cache
 
-from stream.core.events import SOURCES
 from stream.errors import SourceLostError, StoreCorruptError
 from stream.kafka import applied as applied_record
-from stream.kafka.cluster import Cluster
+from stream.kafka.cluster import INPUTS, Cluster
 from stream.kafka.restore import restore
 from stream.kafka.store import Store, open_or_set_aside, set_aside
 from stream.metrics import Metrics
@@ -100,7 +99,7 @@ def where_to_go_on(
         SourceLostError: a topic is another one, ends before what was applied, or lost events that were not.
     """
     if record is None:
-        return Position(0, {source: logs[source][0] for source in SOURCES})
+        return Position(0, {source: logs[source][0] for source in INPUTS})
     applied = applied_record.decode(record)
     if applied.partitions != settings.partitions:
         raise SourceLostError(
@@ -108,7 +107,7 @@ def where_to_go_on(
             f"{settings.partitions}"
         )
     read = {}
-    for source in SOURCES:
+    for source in INPUTS:
         first, end = logs[source]
         topic = f"{settings.topic(source)}[{partition}]"
         position = applied.sources.get(source)

@@ -175,6 +175,11 @@ class Site:
         self._producer.flush(60)
         assert not failed, failed
 
+    def put_to_partition(self, topic: str, key: bytes, value: bytes) -> None:
+        """Write one record to where its key belongs."""
+        self._producer.produce(topic, value, key)
+        assert self._producer.flush(60) == 0
+
     def publish_model(self, data: bytes, sha256_hex: str) -> None:
         """A model file and the pointer to it."""
         now_ms = time.time_ns() // 1_000_000

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 from stream import topology
 from stream.app import worker_command
 from stream.core import row
-from stream.core.events import SOURCES
 from stream.kafka import control, partition, producer, transport
 from stream.kafka.commit import AtLeastOnce, ExactlyOnce, Sent
 from stream.kafka.emit import Outputs
@@ -292,7 +291,7 @@ def without_applied_record() -> None:
     """Break the fence under transactions: a partition goes on from the start of its sources, and rows forget theirs."""
 
     def from_the_start(*given: Any) -> Position:
-        return Position(0, {source: given[4][source][0] for source in SOURCES})
+        return Position(0, {source: log[0] for source, log in given[4].items()})
 
     vars(partition)["where_to_go_on"] = from_the_start
     without_row_fence()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from stream.core.events import SOURCES
+from stream.kafka.cluster import INPUTS
 from stream.kafka.partitions import Flow, Partitions
 from stream.kafka.producer import BulkProducer
 from stream.kafka.transport import EventBatch
@@ -44,7 +44,7 @@ def test_positions_of_what_is_open(site: Site) -> None:
         partitions = partitions_of(room)
         assert partitions.positions() == partitions.committable() == {}
         assert await partitions.take_over({0}, ours)
-        at_zero = {TP(site.settings.topic(source), 0): 0 for source in SOURCES}
+        at_zero = {TP(site.settings.topic(source), 0): 0 for source in INPUTS}
         assert partitions.positions() == partitions.committable() == at_zero
         clicked = TP(site.settings.topic("clickstream"), 0)
         await partitions.apply(batch(room, partitions, clicks(5), 0, more_waits=True), NOTHING)

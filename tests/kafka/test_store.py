@@ -262,3 +262,33 @@ def test_a_disk_that_takes_nothing_is_named(tmp_path: Path) -> None:
     store._db.close()
     with pytest.raises(PartitionError, match="cannot write"):
         store.flush()
+
+
+def test_what_is_removed_is_gone_from_the_tables_with_the_next_flush(tmp_path: Path) -> None:
+    """A deletion alone hides the bytes and leaves them."""
+    gone = b"dora-who-leaves-7f3a91"
+    users = [b"customer-%03d" % i for i in range(60)] + [gone] + [b"erik-%03d" % i for i in range(60)]
+
+    def tables() -> list[str]:
+        return [path.name for path in (tmp_path / "0" / "rows").glob("*.sst") if gone in path.read_bytes()]
+
+    store = new(tmp_path / "0")
+    for i in range(2):  # two tables
+        store.put({user: os.urandom(300) for user in users}, b"applied", 10 * i)
+        store.flush()
+    assert tables()
+    store.put({gone: None}, b"applied", 30)
+    asked = [store.must_forget]
+    store.flush()
+    assert [*asked, store.must_forget] == [True, False]
+    assert tables() == []
+    assert store.get([gone, users[0]])[0] is None
+    # A standby learns of it from the changelog.
+    store.replay([(gone, os.urandom(300))], 40)
+    store.flush()
+    assert tables()
+    store.replay([(gone, None)], 50)
+    store.flush()
+    assert tables() == []
+    assert {key for key, _ in store.items()} == set(users) - {gone}
+    store.close()

@@ -5,20 +5,20 @@ import dataclasses
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stream.core.events import SOURCES
 from stream.errors import SourceLostError
 from stream.kafka.applied import Applied, SourcePosition, decode, encode
+from stream.kafka.cluster import INPUTS
 from stream.kafka.takeover import Position, where_to_go_on
 from stream.metrics import Metrics
 from stream.settings import Settings
 
 SETTINGS = Settings(partitions=4, topic_prefix="shop.")
-IDS = {source: f"id-{source}" for source in SOURCES}
-LOGS = dict.fromkeys(SOURCES, (10, 100))
+IDS = {source: f"id-{source}" for source in INPUTS}
+LOGS = dict.fromkeys(INPUTS, (10, 100))
 
 
 def record(**offsets: int) -> Applied:
-    at = dict.fromkeys(SOURCES, 50) | offsets
+    at = dict.fromkeys(INPUTS, 50) | offsets
     return Applied(1, 4, 777, {source: SourcePosition(IDS[source], offset) for source, offset in at.items()})
 
 
@@ -28,19 +28,19 @@ def ask(applied: Applied | None, settings: Settings = SETTINGS, metrics: Metrics
 
 
 def test_a_partition_without_a_record_begins_at_the_beginning() -> None:
-    assert ask(None) == Position(0, dict.fromkeys(SOURCES, 10))
+    assert ask(None) == Position(0, dict.fromkeys(INPUTS, 10))
 
 
 def test_it_goes_on_where_it_was() -> None:
     assert ask(record(orders=100, feedback=10)) == Position(
-        777, dict.fromkeys(SOURCES, 50) | {"orders": 100, "feedback": 10}
+        777, dict.fromkeys(INPUTS, 50) | {"orders": 100, "feedback": 10}
     )
 
 
 def test_a_source_that_is_new_begins_at_its_beginning() -> None:
     applied = record()
     older = Applied(1, 4, 7, {s: p for s, p in applied.sources.items() if s != "customers"})
-    assert ask(older).read == dict.fromkeys(SOURCES, 50) | {"customers": 10}
+    assert ask(older).read == dict.fromkeys(INPUTS, 50) | {"customers": 10}
 
 
 def test_a_topic_that_is_another_one() -> None:
@@ -62,7 +62,7 @@ def test_events_that_retention_took() -> None:
         ask(record(orders=6))
     metrics = Metrics(CollectorRegistry())
     position = ask(record(orders=6, feedback=0), dataclasses.replace(SETTINGS, lost_events="count"), metrics)
-    assert position.read == dict.fromkeys(SOURCES, 50) | {"orders": 10, "feedback": 10}
+    assert position.read == dict.fromkeys(INPUTS, 50) | {"orders": 10, "feedback": 10}
     assert metrics.registry.get_sample_value("offerstream_events_lost_total") == 14
 
 
