@@ -42,6 +42,8 @@ class Log:
     """[N], 0 to U - 1: decisions of one user are drawn together."""
     x: Reals
     """[N, F], what was known at the decision; F may be 0."""
+    notes: tuple[str, ...] = ()
+    """What the reader of the log has to warn of."""
 
 
 class Judged(NamedTuple):
@@ -113,7 +115,7 @@ def judge(log: Log, expected: Reals) -> Judged:
     total = float(w.sum())
     effective = total**2 / float((w**2).sum()) if total > 0 else 0.0
     mean = float(w.mean())
-    return Judged(estimates, effective, float(w.max()), mean, shrinkage, _warnings(w, effective))
+    return Judged(estimates, effective, float(w.max()), mean, shrinkage, [*log.notes, *_warnings(w, effective)])
 
 
 def _estimates(sums: Reals) -> dict[str, Any]:

@@ -187,14 +187,19 @@ def test_decisions_and_orders_from_a_folder(tmp_path: Path) -> None:
         for n in np.flatnonzero(bought).tolist()
     ]
     last = {"event_id": "z", "order_id": "z", "user_id": "z", "time_ms": made[-1]["time_ms"] + 7_200_000, **order}
-    jsonl(tmp_path / "decisions.jsonl", [*made, decision(9_999, "none", 1.0, holdout=True, reason="holdout")])
+    held = decision(9_999, "none", 1.0, holdout=True, reason="holdout")
+    unpaid, capped = decision(9_998, "none", 0.2, reason="budget"), decision(9_997, "none", 1.0, reason="cap")
+    jsonl(tmp_path / "decisions.jsonl", [*made, held, unpaid, capped])
     jsonl(tmp_path / "orders.jsonl", [*orders, last])
     out = tmp_path / "ope.json"
     args = ["ope", "decisions", "--log", str(tmp_path), "--campaign", "cart", "--json", str(out)]
     done = CliRunner().invoke(cli, [*args, "--policy", "ten"])
     assert done.exit_code == 0, done.output
     said = json.loads(out.read_text())
-    assert said["decisions"] == 3_000  # who is held out is no exploration
+    assert said["decisions"] == 3_000  # who is held out or could get nothing is no exploration
+    assert [warning for warning in said["warnings"] if warning.startswith("1 decisions chose an arm")] == said[
+        "warnings"
+    ]
     for name in ("ips", "snips", "dr", "dr_shrunk"):
         assert said[name]["ci"][0] < 0.3 < said[name]["ci"][1], name
     done = CliRunner().invoke(cli, [*args, "--policy", "gift"])
