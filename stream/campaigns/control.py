@@ -37,7 +37,7 @@ from stream.core.campaign import (
     Threshold,
 )
 from stream.core.events import N_KINDS, TIERS, Kind
-from stream.core.response import Response, from_document
+from stream.core.response import Responds, from_document
 from stream.core.segments import SEGMENT_RULES, SegmentRules
 
 RECORD_FIELDS = ("published_ms", "resume_state", "learned")
@@ -138,7 +138,7 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number in JSON")
 
 
-def compile_document(document: Document, shop: Shop, response: Response | None = None) -> Campaign:
+def compile_document(document: Document, shop: Shop, response: Responds | None = None) -> Campaign:
     """What the core decides by, of a document that `validate` found nothing wrong with.
 
     Args:
@@ -225,7 +225,7 @@ def _arm(arm: Document) -> Arm:
     )
 
 
-def _policy(document: Document, response: Response | None) -> Policy:  # noqa: PLR0911 one for each
+def _policy(document: Document, response: Responds | None) -> Policy:  # noqa: PLR0911 one for each
     policy = document["policy"]
     arms = {arm["id"]: i for i, arm in enumerate(document["arms"])} | {"none": -1}
     match policy["kind"]:

@@ -30,7 +30,7 @@ PACE_EVERY_MS = 60_000
 USED_SHARE_FIRST = 0.5  # of what is reserved, what is expected to be spent before anything is known
 USED_SHARE_OFFERS = 20  # offers after which what is known counts as much
 LEAD_MS = DAY_MS // 2  # how far ahead of the plan the profit policy may be while lambda brings it back
-TRACKING_GAIN = 0.5  # lambda for a day's spending ahead of the plan
+TRACKING_GAIN = 4.0  # lambda for a day of spending ahead of the plan
 TRACKING_DAYS = 4.0  # in which a lasting distance from the plan adds that much again
 PRICE_MAX = 1000.0
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.events import N_KINDS
-from stream.core.response import Response
+from stream.core.response import Responds
 from stream.core.segments import SEGMENT_RULES, SegmentRules
 
 N_ARMS_MAX = 32
@@ -131,7 +131,7 @@ class Objective(IntEnum):
 class Profit:
     """The arm that gains most, less the price of the budget it takes; "none" where none gains."""
 
-    response: Response | None  # what was learned of how users respond; None = nothing yet
+    response: Responds | None  # what was learned of how users respond; None = nothing yet
     objective: Objective
     margin_rate: float  # of a basket, before discount
 

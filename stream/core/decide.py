@@ -158,7 +158,7 @@ def decide(
     triggers = Triggers(events, rows, at, now_ms, campaigns.segment_rules)
     found = np.empty((len(at), len(_NOTHING)), np.int64)
     found[:] = _NOTHING
-    sheet = _Sheet(triggers, decisions["score"][at], draws[at], found, np.zeros(len(at), bool), np.ones(len(at)))
+    sheet = _Sheet(triggers, decisions["score"][at], found, np.zeros(len(at), bool), np.ones(len(at)))
     open_ = np.arange(len(at))
     today = campaigns.today(now_ms)
     for index, campaign in campaigns.asked:
@@ -188,7 +188,6 @@ class _Sheet(NamedTuple):
 
     triggers: Triggers
     score: NDArray[np.float32]
-    draw: NDArray[np.float64]
     found: NDArray[np.int64]
     """[n, columns of `found`]."""
     asked: NDArray[np.bool_]
@@ -209,7 +208,7 @@ def _ask(
     arm, depth_bp = choose(campaign, score, sheet.triggers, at, today, wallet.price(campaign))
     propensity = None
     if campaign.exploration:
-        arm, propensity = _explore(campaign, arm, sheet.draw[at])
+        arm, propensity = _explore(campaign, arm, sheet.triggers.event("user")[at], today.day)
     taken = chosen = arm != NONE
     record = np.zeros((len(at), len(_NOTHING)), np.int64)
     record[:, _CAMPAIGN] = index
@@ -283,18 +282,20 @@ def _enter(
 
 
 def _explore(
-    campaign: Campaign, arm: NDArray[np.int16], draw: NDArray[np.float64]
+    campaign: Campaign, arm: NDArray[np.int16], users: NDArray[np.uint64], day: int
 ) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    """Draw a share of the decisions from all arms, "none" included, alike.
+    """Draw a share of the users, anew each day of the shop, and for each of them an arm, "none" included, alike.
+
+    For a day, since who got "none" would else be drawn again at the next click, until there is an offer: what
+    randomised "none" leads to could not be told.
 
     Returns:
-        (the arms, their propensity), [n]. The draw is the trigger's, mixed with the campaign, so that two campaigns
-        do not explore the same triggers.
+        (the arms, their propensity), [n].
     """
     share, n_arms = campaign.exploration, len(campaign.arms) + 1
-    mixed = _unit(splitmix64((draw * 2.0**53).astype(np.uint64) ^ _mixed(campaign.salt)))
-    random = np.minimum(mixed / share * n_arms, n_arms - 1).astype(np.int16) - np.int16(1)
-    taken = np.where(mixed < share, random, arm)
+    drawn = _unit(splitmix64(splitmix64(users ^ _mixed(campaign.salt)) ^ np.uint64(day)))
+    random = np.minimum(drawn / share * n_arms, n_arms - 1).astype(np.int16) - np.int16(1)
+    taken = np.where(drawn < share, random, arm)
     propensity: NDArray[np.float64] = share / n_arms + (1 - share) * (taken == arm)
     return taken, propensity
 

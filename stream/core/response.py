@@ -10,7 +10,7 @@ gives the same bits in any batch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,36 @@ HEADS = ("base", "shift", "slope", "redeem", "redeem_slope", "basket")
 class Asked(Protocol):
     """What `stream.core.facts.Triggers` is here."""
 
+    def event(self, field: str) -> NDArray[Any]:
+        """A column of the events, [n]."""
+
     def fact(self, name: str) -> Floats:
         """A fact by name, float64 [n]."""
+
+
+class Expected(Protocol):
+    """What is expected of n users; probabilities within the horizon, [n] or, by depth, [n, arms]."""
+
+    @property
+    def basket(self) -> Floats:
+        """Minor units, of those who buy; before discount."""
+
+    @property
+    def buys_unprompted(self) -> Floats:
+        """P(purchase) without an offer."""
+
+    def buys(self, depth: Floats) -> Floats:
+        """P(purchase) with an offer that takes off `depth`, a share of the basket; 0 = it does not apply: no effect."""
+
+    def redeems(self, depth: Floats) -> Floats:
+        """P(the offer is used)."""
+
+
+class Responds(Protocol):
+    """What the profit policy asks: a `Response`, or, in the simulated shop, the truth."""
+
+    def forecast(self, triggers: Asked, at: NDArray[np.int64]) -> Expected:
+        """What is expected of the users of the triggers `at`, [n]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,15 @@ class LatentType(NamedTuple):
     """How much likelier than the average customer to buy, whatever the shop does."""
     responds: float
     """Chance that 10 % off, once noticed, brings a purchase that would not have been."""
+    watches: float
+    """How much likelier than the average customer to put things into the cart and among the favourites."""
 
 
 TYPES = (
-    LatentType("loyal", 0.12, 2.3, 0.02),  # sure things: a discount is a gift to them
-    LatentType("regular", 0.38, 1.1, 0.08),
-    LatentType("bargain hunter", 0.20, 0.8, 0.30),  # the discount decides
-    LatentType("browser", 0.30, 0.35, 0.01),  # nothing makes them buy
+    LatentType("loyal", 0.12, 2.3, 0.02, 0.7),  # sure things: a discount is a gift to them
+    LatentType("regular", 0.38, 1.1, 0.08, 0.7),
+    LatentType("bargain hunter", 0.20, 0.8, 0.30, 2.4),  # they keep an eye on things, and the discount decides
+    LatentType("browser", 0.30, 0.35, 0.01, 0.6),  # nothing makes them buy
 )
 """Assumed, so that purchases spread over customers as Taobao's do (BUYERS_9D, BUYS_9D_VARIANCE_TO_MEAN)."""
 

@@ -53,16 +53,20 @@ def plan_visit(number: int, customer: int, population: Population, draws: Random
     return Visit(number, customer, draws, steps)
 
 
-def _kinds_until(counts: tuple[int, ...], buys: float) -> tuple[float, ...]:
-    """Sums up to each kind, of kinds as often as counted, purchases `buys` times as often."""
-    return tuple(accumulate((*counts[:BUY], counts[BUY] * buys)))
+def _kinds_until(counts: tuple[int, ...], watches: float, buys: float) -> tuple[float, ...]:
+    """Sums up to each kind, of kinds as often as counted, but for carts and favourites, and purchases, so much more."""
+    view, cart, favourite, buy = counts
+    return tuple(accumulate((view, cart * watches, favourite * watches, buy * buys)))
 
 
 # How often another purchase follows one is left as counted: the types differ in how often they begin to buy.
 _KINDS_OF_TYPE = {
     t: (
-        _kinds_until(c.FIRST_KINDS, t.buys),
-        tuple(_kinds_until(c.NEXT_KINDS[kind], 1.0 if kind == BUY else t.buys) for kind in range(BUY + 1)),
+        _kinds_until(c.FIRST_KINDS, t.watches, t.buys),
+        tuple(
+            _kinds_until(c.NEXT_KINDS[kind], t.watches if kind == 0 else 1.0, 1.0 if kind == BUY else t.buys)
+            for kind in range(BUY + 1)
+        ),
     )
     for t in TYPES
 }

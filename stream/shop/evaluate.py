@@ -1,0 +1,437 @@
+"""`make shop-eval`: what policies earn in the simulated shop, on the stream's own code, into var/shop.json.
+
+    history      customers come and go, nobody gets an offer
+    learning     a share of the customers is drawn each day, and for each of them an arm, or none
+    judged       each policy from the same moment on, over the same days, with the same budget
+
+What is learned is learned from the decisions of the learning period, their logged propensities, and the orders that
+followed: facts of rows and columns of events. `stream.campaigns.learn` imports nothing of the shop, and the truth
+(`stream.shop.truth`) is handed to the oracle only. What a policy earned is the ledger's: margin of orders that offers
+caused, less what offers took off orders that would have been placed anyway, returns and cancellations counted.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.campaigns.control import Shop as Compiled
+from stream.campaigns.control import compile_document
+from stream.campaigns.learn import Records, fit
+from stream.campaigns.validate import validate
+from stream.core.absorb import Events
+from stream.core.campaign import CampaignSet
+from stream.core.decide import Reason
+from stream.core.events import Kind
+from stream.core.facts import FACTS
+from stream.core.features import dequantise
+from stream.core.policies import NONE
+from stream.core.response import Asked, Forecast, Responds, Response, sigmoid
+from stream.core.row import DAY_MS, Rows
+from stream.kafka.control import InForce
+from stream.shop.judged import HISTORY_STEP_MS, Run
+from stream.shop.truth import Oracle, unprompted
+from stream.topology import Outcome
+
+START_MS = 1_790_035_200_000  # 2026-09-22, a midnight
+HORIZON_MS = 30 * 60_000
+HISTORY_DAYS, LEARNING_DAYS, JUDGED_DAYS = 5, 10, 5
+EXPLORATION_LEARNING, EXPLORATION_JUDGED = 0.6, 0.02
+DEPTHS = (5, 10, 20)
+DISCOUNT_MAX_MINOR = 60_000
+BUDGET_SHARE = 0.12
+"""Of what everybody's 10 % costs in the learning period's days, as forecast from the offers made then."""
+MARGIN_RATE = 0.3
+STEP_SAMPLE = 8  # of so many events one is learned from for P(purchase)
+POLICIES = ("none", "everybody", "random", "propensity", "threshold", "frequency", "linear", "profit", "oracle")
+
+LEARNED_FACTS = (*(name for name in FACTS if name.endswith("_30d")), "trigger_price_minor")
+"""What a user did in 30 days, every kind of event, and the price of what is looked at."""
+
+
+class Probe:
+    """Answers "no uplift" and notes the facts at each trigger: what a replay of the log would find."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.float64]]] = []
+
+    def forecast(self, triggers: Asked, at: NDArray[np.int64]) -> Forecast:
+        """As `stream.core.response.Responds`."""
+        facts = np.stack([triggers.fact(name)[at] for name in LEARNED_FACTS], axis=1)
+        self.noted.append((triggers.event("user")[at], triggers.event("offset")[at], facts))
+        zero = np.zeros(len(at))
+        return Forecast(zero + 1, zero, zero - 50, zero, zero, zero)
+
+
+class Propensity:
+    """P(purchase within the horizon) from the step alone: in the place of the network, learned in a second."""
+
+    hex = ""
+
+    def __init__(self, weights: NDArray[np.float64]) -> None:
+        self._weights = weights
+
+    def score(self, steps: NDArray[np.uint8], rows: Rows) -> NDArray[np.float32]:
+        """As `stream.scoring.model.Model`."""
+        del rows
+        x = (_step_features(steps) * self._weights[1:]).sum(axis=1) + self._weights[0]
+        return sigmoid(x).astype(np.float32)[:, None]
+
+
+def _step_features(steps: NDArray[np.uint8]) -> NDArray[np.float64]:
+    x = dequantise(steps).astype(np.float64)
+    kinds = x[:, :1] == np.arange(9)
+    return np.hstack([kinds, x[:, 1:] / 10])
+
+
+class Learned(NamedTuple):
+    """What the learning period gave."""
+
+    response: Response
+    model: Propensity
+    thresholds: tuple[float, float]
+    """Scores above which a fifth, and a tenth, of the triggers lie."""
+    budget_minor: int
+    decisions: int
+
+
+def document(
+    policy: dict[str, Any], budget_minor: int, begin_ms: int, days: int, fields: dict[str, Any]
+) -> dict[str, Any]:
+    """A campaign; all of them differ in the policy alone."""
+    most = min(DISCOUNT_MAX_MINOR, budget_minor or DISCOUNT_MAX_MINOR)
+    made = {
+        "id": "judged",
+        "name": "Judged",
+        "version": 1,
+        "trigger": {"kinds": ["product_view", "cart_add", "favourite"]},
+        "arms": [{"id": f"off{d}", "kind": "percent", "percent": d, "max_discount_minor": most} for d in DEPTHS],
+        "policy": policy,
+        "cool_down": {"after_offer": "20h"},
+        "valid_for": f"{HORIZON_MS // 60_000}m",
+        "currency": "EUR",
+        "margin_rate": MARGIN_RATE,
+        "from": _date(begin_ms),
+        "until": _date(begin_ms + days * DAY_MS),
+        **fields,
+    }
+    if budget_minor:
+        made["budget"] = {"total_minor": budget_minor}
+    return made
+
+
+def _date(time_ms: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(time_ms / 1000))
+
+
+def compiled(made: dict[str, Any], response: Responds | None = None) -> CampaignSet:
+    """The set of one campaign.
+
+    Raises:
+        ValueError: the document is not valid.
+    """
+    problems = validate(made, "EUR")
+    if problems:
+        raise ValueError("; ".join(map(str, problems)))
+    return CampaignSet([compile_document(made, Compiled("UTC", "EUR"), response)])
+
+
+class _Log:
+    """Decisions and orders of the learning period, as topics would hold them."""
+
+    def __init__(self) -> None:
+        self.first: dict[tuple[int, int], tuple[int, int, int, float]] = {}  # (user, day) -> time, offset, arm, p
+        self.offer_of: dict[int, tuple[int, int]] = {}
+        self.orders: dict[int, list[tuple[int, int, int, int]]] = {}  # user -> time, price, discount, offer
+        self.steps: list[tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8]]] = []
+
+    def seen(self, events: Events, outcome: Outcome, now_ms: int) -> None:
+        """Note a step of time."""
+        decisions = outcome.decisions
+        some = np.flatnonzero((outcome.row_seqs > 0) & (events["offset"] % STEP_SAMPLE == 0))
+        self.steps.append((events["user"][some], events["time_ms"][some], outcome.steps[some]))
+        for i in np.flatnonzero(decisions["eligible"] != 0).tolist():
+            user = int(events["user"][i])
+            key = user, (now_ms - 1) // DAY_MS
+            if key not in self.first:
+                self.first[key] = (
+                    now_ms, int(events["offset"][i]), int(decisions["arm"][i]), float(decisions["propensity"][i])
+                )  # fmt: skip
+        for i in np.flatnonzero(events["kind"] == Kind.ORDER_PLACED).tolist():
+            event = events[i]
+            self.orders.setdefault(int(event["user"]), []).append(
+                (int(event["time_ms"]), int(event["price_minor"]), int(event["discount_minor"]), int(event["offer"]))
+            )
+
+
+def learn(seen: _Log, probe: Probe) -> Learned:
+    """Make of the learning period's log what the policies need."""
+    facts_at: dict[tuple[int, int], NDArray[np.float64]] = {}
+    wanted = {(user, offset) for (user, _), (_, offset, _, _) in seen.first.items()}
+    for users, offsets, facts in probe.noted:
+        for i, key in enumerate(zip(users.tolist(), offsets.tolist(), strict=True)):
+            if key in wanted:
+                facts_at[key] = facts[i]
+    kept = [(user, *what) for (user, _), what in seen.first.items() if (user, what[1]) in facts_at]
+    n = len(kept)
+    bought, redeemed, basket = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n)
+    for i, (user, time_ms, _, _, _) in enumerate(kept):
+        for ordered_ms, price, _, offer in seen.orders.get(user, ()):
+            if time_ms < ordered_ms <= time_ms + HORIZON_MS:
+                bought[i], basket[i] = True, price
+                redeemed[i] |= offer != 0
+    records = Records(
+        np.stack([facts_at[k[0], k[2]] for k in kept]),
+        np.array([DEPTHS[k[3]] / 100 if k[3] != NONE else 0.0 for k in kept]),
+        np.array([k[4] for k in kept]),
+        bought,
+        redeemed,
+        basket,
+    )
+    response = fit(LEARNED_FACTS, records, HORIZON_MS)
+    model, scores = _propensity(seen)
+    fifth, tenth = np.quantile(scores, [0.8, 0.9])
+    # What 10 % for everybody takes off a day: of those who got 10 % the mean, times all who could have got it.
+    ten = records.depth == 0.1
+    days = LEARNING_DAYS
+    cost = (basket * 0.1 * redeemed)[ten].mean() * n / days
+    return Learned(response, model, (float(fifth), float(tenth)), int(cost * JUDGED_DAYS * BUDGET_SHARE), n)
+
+
+def _propensity(seen: _Log) -> tuple[Propensity, NDArray[np.float64]]:
+    rows = seen.steps
+    users = np.concatenate([r[0] for r in rows])
+    times = np.concatenate([r[1] for r in rows])
+    x = _step_features(np.concatenate([r[2] for r in rows]))
+    y = np.array(
+        [
+            any(t < o[0] <= t + HORIZON_MS for o in seen.orders.get(u, ()))
+            for u, t in zip(users.tolist(), times.tolist(), strict=True)
+        ],
+        float,
+    )
+    design = np.hstack([np.ones((len(x), 1)), x])
+    weights = np.zeros(design.shape[1])
+    for _ in range(12):
+        p = sigmoid(design @ weights)
+        gradient = design.T @ (p - y) + weights
+        curvature = (design * (p * (1 - p))[:, None]).T @ design + np.eye(len(weights))
+        weights -= np.linalg.solve(curvature, gradient)
+    return Propensity(weights), sigmoid(design @ weights)
+
+
+class Earned(NamedTuple):
+    """What one policy did in one shop."""
+
+    margin_minor: float
+    spent_minor: int
+    offers: int
+    redeemed: int
+    price: float
+    """Lambda at the end."""
+    expected_minor: float = 0.0
+    """What the offers earn on average over all draws, by what only the simulation knows."""
+
+
+def campaigns_of(name: str, learned: Learned, oracle: Oracle, begin_ms: int, days: int) -> CampaignSet:
+    """The campaign that is judged under a name."""
+    if name == "none":
+        return CampaignSet()
+    fifth, tenth = learned.thresholds
+    slope = 0.2 / max(tenth, 1e-3)
+    depth = [{"id": "depth", "kind": "percent", "max_discount_minor": min(DISCOUNT_MAX_MINOR, learned.budget_minor)}]
+    everybody = dict.fromkeys(("new", "frequent", "dormant", "regular"), "off10")
+    policies: dict[str, dict[str, Any]] = {
+        "everybody": {"kind": "segment", "arms": everybody},
+        "random": {"kind": "explore"},
+        "propensity": {"kind": "threshold", "probability": tenth, "arm": "off10"},
+        "threshold": {"kind": "threshold", "probability": fifth, "arm": "off10"},
+        "frequency": {"kind": "frequency", "window": "30d", "more_than": 3, "arm": "off20"},
+        "linear": {"kind": "linear", "a": slope, "b": 0.0, "min": 0.0, "max": 0.2, "arm": "depth"},
+        "profit": {"kind": "profit"},
+        "oracle": {"kind": "profit"},
+    }
+    fields: dict[str, dict[str, Any]] = {"linear": {"arms": depth}, "profit": {"exploration": EXPLORATION_JUDGED}}
+    responses: dict[str, Responds] = {"profit": learned.response, "oracle": oracle}
+    budget = 0 if name == "everybody" else learned.budget_minor
+    made = document(policies[name], budget, begin_ms, days, fields.get(name, {}))
+    return compiled(made, responses.get(name))
+
+
+def judge(run: Run, name: str, learned: Learned, oracle: Oracle, days: int) -> Earned:
+    """Let one policy run for some days, and its last offers end."""
+    ledger = run.shop.ledger
+    before = ledger.caused_minor, ledger.discount_minor, _counts(run)
+    run.wallet.purses.clear()
+    begin_ms = run.now_ms
+    model: Any = learned.model  # it scores; a network would, too
+    in_force = InForce(model, campaigns_of(name, learned, oracle, begin_ms, days))
+    step = run.step_ms
+    expected = 0.0
+
+    def seen(events: Events, outcome: Outcome, _: int) -> None:
+        nonlocal expected
+        which = np.flatnonzero(outcome.decisions["reason"] == Reason.OFFERED)
+        if len(which):
+            expected += oracle.earns_minor(events[which], outcome.decisions["depth_bp"][which] / 10_000)
+
+    run.until(begin_ms + days * DAY_MS, in_force, seen, step)
+    run.until(run.now_ms + HORIZON_MS + step, InForce(None, CampaignSet()), _nothing, step)
+    offers, redeemed = (now - then for now, then in zip(_counts(run), before[2], strict=True))
+    price = max((purse.price for purse in run.wallet.purses.values()), default=0.0)
+    return Earned(ledger.caused_minor - before[0], ledger.discount_minor - before[1], offers, redeemed, price, expected)
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def _counts(run: Run) -> tuple[int, int]:
+    campaigns = run.shop.coupons.campaigns.values()
+    return sum(c.offers for c in campaigns), sum(c.redeemed for c in campaigns)
+
+
+def forked(task: Callable[[], Earned]) -> Earned:
+    """Do something in a copy of this process: it begins with everything as it is here, and changes nothing here.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            with os.fdopen(write, "wb") as pipe:
+                pickle.dump(task(), pipe)
+            code = 0
+        except BaseException:  # noqa: BLE001 this process ends here, whatever it was
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        told = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise RuntimeError("a policy could not be judged; its error stands above")
+    earned: Earned = pickle.loads(told)  # noqa: S301 what this very program wrote
+    return earned
+
+
+def prepare(seed: int, customers: int) -> tuple[Run, Learned, Earned]:
+    """History and learning period of one shop; what the learning period cost."""
+    run = Run(seed, customers, START_MS)
+    run.until(START_MS + HISTORY_DAYS * DAY_MS, InForce(None, CampaignSet()), _nothing, HISTORY_STEP_MS)
+    probe, seen = Probe(), _Log()
+    explored = document({"kind": "profit"}, 0, run.now_ms, LEARNING_DAYS, {"exploration": EXPLORATION_LEARNING})
+    in_force = InForce(None, compiled(explored, probe))
+    run.until(run.now_ms + LEARNING_DAYS * DAY_MS, in_force, seen.seen, run.step_ms)
+    ledger, (offers, redeemed) = run.shop.ledger, _counts(run)
+    cost = Earned(ledger.caused_minor, ledger.discount_minor, offers, redeemed, 0.0)
+    return run, learn(seen, probe), cost
+
+
+def one_seed(seed: int, customers: int, names: tuple[str, ...]) -> dict[str, Any]:
+    """All policies in one shop."""
+    began_s = time.monotonic()
+    run, learned, cost = prepare(seed, customers)
+    table = unprompted(seed + 10_000, customers, 6, HORIZON_MS)
+    oracle = Oracle(run.shop.population, run.user_hashes, table)
+    earned = {name: forked(partial(judge, run, name, learned, oracle, JUDGED_DAYS)) for name in names}
+    # What still came back of orders of the learning period is not this period's.
+    nothing = earned["none"]
+    earned = {
+        name: e._replace(
+            margin_minor=e.margin_minor - nothing.margin_minor, spent_minor=e.spent_minor - nothing.spent_minor
+        )
+        for name, e in earned.items()
+    }
+    return {
+        "seed": seed,
+        "budget_minor": learned.budget_minor,
+        "decisions_learned_from": learned.decisions,
+        "learning": cost,
+        "policies": earned,
+        "seconds": time.monotonic() - began_s,
+    }
+
+
+def interval(values: list[float]) -> dict[str, Any]:
+    """Mean and its 95 % interval by Student's t, in major units of money."""
+    n = len(values)
+    centre = mean(values) / 100
+    half = _T975[min(n - 1, len(_T975)) - 1] * stdev(values) / 100 / n**0.5 if n > 1 else 0.0
+    return {"value": round(centre, 2), "ci": [round(centre - half, 2), round(centre + half, 2)]}
+
+
+_T975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
+"""Student's t, 97.5 %, by degrees of freedom."""
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What var/shop.json holds."""
+
+    def of(name: str) -> list[Earned]:
+        return [f["policies"][name] for f in found]
+
+    return {
+        "seeds": [f["seed"] for f in found],
+        "currency": "EUR",
+        "days": {"history": HISTORY_DAYS, "learning": LEARNING_DAYS, "judged": JUDGED_DAYS},
+        "budget": round(mean(f["budget_minor"] for f in found) / 100, 2),
+        "learning_cost": interval([-f["learning"].margin_minor for f in found]),
+        "from_cold_start": interval([f["learning"].margin_minor + f["policies"]["profit"].margin_minor for f in found]),
+        "policies": {
+            name: {
+                "incremental_margin": interval([e.margin_minor for e in of(name)]),
+                "spent": round(mean(e.spent_minor for e in of(name)) / 100, 2),
+                "offers": round(mean(e.offers for e in of(name)), 1),
+                "redeemed": round(mean(e.redeemed for e in of(name)), 1),
+                "expected_margin": interval([e.expected_minor for e in of(name)]),
+            }
+            for name in found[0]["policies"]
+        },
+        "profit_share_of_oracle": round(
+            sum(e.margin_minor for e in of("profit")) / sum(e.margin_minor for e in of("oracle")), 4
+        ),
+    }
+
+
+def main() -> None:
+    """Judge the policies over some seeds, and write the summary."""
+    parser = argparse.ArgumentParser(prog="make shop-eval", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--customers", type=int, default=2_500)
+    parser.add_argument("--json", type=Path, default=Path("var/shop.json"))
+    arguments = parser.parse_args()
+    seeds = range(1, arguments.seeds + 1)
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(seeds))) as pool:
+        found = []
+        for one in pool.map(one_seed, seeds, [arguments.customers] * len(seeds), [POLICIES] * len(seeds)):
+            found.append(one)
+            print(f"seed {one['seed']}: {one['seconds']:.0f} s", file=sys.stderr)
+    result = summary(found)
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    for name, policy in result["policies"].items():
+        low, high = policy["incremental_margin"]["ci"]
+        value = policy["incremental_margin"]["value"]
+        print(f"{name:12} {value:10,.2f}  [{low:10,.2f}, {high:10,.2f}]  spent {policy['spent']:10,.2f}")
+    print(f"budget {result['budget']:,.2f}; profit / oracle {result['profit_share_of_oracle']:.1%}")
+
+
+if __name__ == "__main__":
+    main()
