@@ -13,15 +13,11 @@ caused, less what offers took off orders that would have been placed anyway, ret
 import argparse
 import json
 import os
-import pickle
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +37,7 @@ from stream.core.policies import NONE
 from stream.core.response import Asked, Forecast, Responds, Response, sigmoid
 from stream.core.row import DAY_MS, Rows
 from stream.kafka.control import InForce
+from stream.shop.earned import Earned, forked, summary
 from stream.shop.judged import HISTORY_STEP_MS, Run
 from stream.shop.truth import Oracle, unprompted
 from stream.topology import Outcome
@@ -232,19 +229,6 @@ def _propensity(seen: _Log) -> tuple[Propensity, NDArray[np.float64]]:
     return Propensity(weights), sigmoid(design @ weights)
 
 
-class Earned(NamedTuple):
-    """What one policy did in one shop."""
-
-    margin_minor: float
-    spent_minor: int
-    offers: int
-    redeemed: int
-    price: float
-    """Lambda at the end."""
-    expected_minor: float = 0.0
-    """What the offers earn on average over all draws, by what only the simulation knows."""
-
-
 def campaigns_of(name: str, learned: Learned, oracle: Oracle, begin_ms: int, days: int) -> CampaignSet:
     """The campaign that is judged under a name."""
     if name == "none":
@@ -303,34 +287,6 @@ def _counts(run: Run) -> tuple[int, int]:
     return sum(c.offers for c in campaigns), sum(c.redeemed for c in campaigns)
 
 
-def forked(task: Callable[[], Earned]) -> Earned:
-    """Do something in a copy of this process: it begins with everything as it is here, and changes nothing here.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            with os.fdopen(write, "wb") as pipe:
-                pickle.dump(task(), pipe)
-            code = 0
-        except BaseException:  # noqa: BLE001 this process ends here, whatever it was
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        told = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if status:
-        raise RuntimeError("a policy could not be judged; its error stands above")
-    earned: Earned = pickle.loads(told)  # noqa: S301 what this very program wrote
-    return earned
-
-
 def prepare(seed: int, customers: int) -> tuple[Run, Learned, Earned]:
     """History and learning period of one shop; what the learning period cost."""
     run = Run(seed, customers, START_MS)
@@ -369,47 +325,6 @@ def one_seed(seed: int, customers: int, names: tuple[str, ...]) -> dict[str, Any
     }
 
 
-def interval(values: list[float]) -> dict[str, Any]:
-    """Mean and its 95 % interval by Student's t, in major units of money."""
-    n = len(values)
-    centre = mean(values) / 100
-    half = _T975[min(n - 1, len(_T975)) - 1] * stdev(values) / 100 / n**0.5 if n > 1 else 0.0
-    return {"value": round(centre, 2), "ci": [round(centre - half, 2), round(centre + half, 2)]}
-
-
-_T975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
-"""Student's t, 97.5 %, by degrees of freedom."""
-
-
-def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """What var/shop.json holds."""
-
-    def of(name: str) -> list[Earned]:
-        return [f["policies"][name] for f in found]
-
-    return {
-        "seeds": [f["seed"] for f in found],
-        "currency": "EUR",
-        "days": {"history": HISTORY_DAYS, "learning": LEARNING_DAYS, "judged": JUDGED_DAYS},
-        "budget": round(mean(f["budget_minor"] for f in found) / 100, 2),
-        "learning_cost": interval([-f["learning"].margin_minor for f in found]),
-        "from_cold_start": interval([f["learning"].margin_minor + f["policies"]["profit"].margin_minor for f in found]),
-        "policies": {
-            name: {
-                "incremental_margin": interval([e.margin_minor for e in of(name)]),
-                "spent": round(mean(e.spent_minor for e in of(name)) / 100, 2),
-                "offers": round(mean(e.offers for e in of(name)), 1),
-                "redeemed": round(mean(e.redeemed for e in of(name)), 1),
-                "expected_margin": interval([e.expected_minor for e in of(name)]),
-            }
-            for name in found[0]["policies"]
-        },
-        "profit_share_of_oracle": round(
-            sum(e.margin_minor for e in of("profit")) / sum(e.margin_minor for e in of("oracle")), 4
-        ),
-    }
-
-
 def main() -> None:
     """Judge the policies over some seeds, and write the summary."""
     parser = argparse.ArgumentParser(prog="make shop-eval", description=__doc__)
@@ -423,7 +338,7 @@ def main() -> None:
         for one in pool.map(one_seed, seeds, [arguments.customers] * len(seeds), [POLICIES] * len(seeds)):
             found.append(one)
             print(f"seed {one['seed']}: {one['seconds']:.0f} s", file=sys.stderr)
-    result = summary(found)
+    result = summary(found, {"history": HISTORY_DAYS, "learning": LEARNING_DAYS, "judged": JUDGED_DAYS})
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     for name, policy in result["policies"].items():

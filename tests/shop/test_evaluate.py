@@ -16,6 +16,7 @@ from stream.core.policies import NONE
 from stream.kafka.control import InForce
 from stream.kafka.decode import decode
 from stream.shop import evaluate
+from stream.shop.earned import Earned, forked
 from stream.shop.judged import Run
 from stream.shop.population import DAY_MS, TYPES
 from stream.shop.truth import Oracle, unprompted
@@ -36,7 +37,7 @@ def test_events_are_what_the_worker_decodes() -> None:
             )
             for i, v in enumerate(of_source)
         ]
-        decoded = decode(source, records, 0, 1, "EUR")
+        decoded = decode(source, records, 0, 1, "EUR", source)
         assert decoded.dead == []
         mine = np.flatnonzero(events["source"] == place)
         assert events[mine].tolist() == decoded.events.tolist()
@@ -64,11 +65,11 @@ def test_a_policy_leaves_the_shop_as_it_was() -> None:
     run = Run(3, 40, START_MS)
     run.until(START_MS + DAY_MS, InForce(None, CampaignSet()), lambda *_: None, 3_600_000)
     before = run.rows.tobytes(), run.now_ms
-    told = evaluate.forked(lambda: evaluate.Earned(float(run.rows["seq"].sum()), 1, 2, 3, 0.5))
+    told = forked(lambda: Earned(float(run.rows["seq"].sum()), 1, 2, 3, 0.5))
     assert told.margin_minor == run.rows["seq"].sum()
     assert (run.rows.tobytes(), run.now_ms) == before
     with pytest.raises(RuntimeError, match="could not be judged"):
-        evaluate.forked(lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+        forked(lambda: 1 / 0)  # type: ignore[arg-type,return-value]
 
 
 def test_a_small_shop_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +77,7 @@ def test_a_small_shop_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("HISTORY_DAYS", 1), ("LEARNING_DAYS", 3), ("JUDGED_DAYS", 1), ("BUDGET_SHARE", 2.0)):
         monkeypatch.setattr(evaluate, name, value)
     found = evaluate.one_seed(5, 300, evaluate.POLICIES)
-    result = json.loads(json.dumps(evaluate.summary([found])))
+    result = json.loads(json.dumps(summary([found], {})))
     assert set(result["policies"]) == {
         *("none", "everybody", "random", "propensity", "threshold", "frequency", "linear", "profit", "oracle")
     }
