@@ -16,7 +16,7 @@ from stream.core.policies import NONE
 from stream.kafka.control import InForce
 from stream.kafka.decode import decode
 from stream.shop import evaluate
-from stream.shop.earned import Earned, forked
+from stream.shop.earned import Earned, forked, summary
 from stream.shop.judged import Run
 from stream.shop.population import DAY_MS, TYPES
 from stream.shop.truth import Oracle, unprompted
