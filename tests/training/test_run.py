@@ -141,7 +141,10 @@ def test_on_all_recorded_users(shared_data: Path) -> None:
             test, Windows(test.starts[:-1], test.starts[:-1], test.starts[1:]), int(np.diff(test.starts).max())
         )
         inside = np.arange(whole.x.shape[1]) < np.diff(test.starts)[:, None]
-        scores["lstm"].append(fitted.network.sequence.predict(whole.x, verbose=0)[inside][test.known, 0])
+        score = fitted.network.sequence.predict(whole.x, verbose=0)[inside][test.known, 0].astype(np.float64)
+        # Each fold's own scaling undone: pooled over folds it would compare five scalings, not users.
+        logit = (np.log(score / (1 - score)) - fitted.scaling.shift) / fitted.scaling.slope
+        scores["lstm"].append(1 / (1 + np.exp(-logit)))
         both = beside(joined(train, valid), "", 0)
         for name, score in fitted_scores(both, test.steps, 0).items():
             scores[name].append(score[test.known])
