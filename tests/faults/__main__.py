@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -55,13 +56,18 @@ def main() -> int:
     """Exit code 1 when anything is wrong."""
     seed = int(os.environ.get("SEED", random.randrange(2**32)))
     print(f"seed {seed}; SEED={seed} repeats the plan")
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        n, minutes = int(os.environ.get("FAULTS", FAULTS)), float(os.environ.get("MINUTES", MINUTES_MAX))
-        _, report = run(Path(folder), seed, n, minutes)
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    n, minutes = int(os.environ.get("FAULTS", FAULTS)), float(os.environ.get("MINUTES", MINUTES_MAX))
+    _, report = run(folder, seed, n, minutes)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
-    return int(any(report[bad] for bad in ("lost", "duplicated", "mismatched_rows", "stuck", "ended")))
+    wrong = any(report[bad] for bad in ("lost", "duplicated", "mismatched_rows", "stuck", "ended"))
+    if wrong:
+        print(f"the broker's data, the workers' logs and disks are kept in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return int(wrong)
 
 
 if __name__ == "__main__":

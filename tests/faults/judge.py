@@ -68,6 +68,11 @@ def judge(shop: Shop, models: Sequence[bytes]) -> Verdict:
         note(f"{what} repeated", {key for key, n in counted.items() if n > 1})
         for what, counted in (("decisions", applied), ("offers", offered), ("dead letters", letters))
     )
+    said += [
+        f"offer {key}: partition {r.partition} offset {r.offset} produced at {r.timestamp_ms} ms"
+        for r in offers
+        if offered[key := r.json["offer_id"]] > 1
+    ]
     mismatched = 0
     rows = site.rows()
     try:
