@@ -11,7 +11,7 @@ from typing import Any
 
 from stream import topology
 from stream.app import worker_command
-from stream.kafka import partition, takeover, transport
+from stream.kafka import intake, takeover, transport
 from stream.kafka.control import Control
 from stream.kafka.emit import Emitter
 from stream.kafka.lag import Lag
@@ -89,7 +89,7 @@ def fails(owner: Any, name: str, nth: int = 1) -> Callable[[str], None]:
 FAILURES: dict[str, Callable[[str], None]] = {
     "fetch": fails(transport.ConsumerThread, "_fetch_records"),
     "bundle": fails(transport, "bundle"),
-    "decode": fails(partition, "decode"),
+    "decode": fails(intake, "decode"),
     "absorb": fails(topology, "absorb"),
     "emit": fails(Emitter, "emit"),
     "snapshot": fails(Partition, "_snapshot"),
