@@ -50,9 +50,15 @@ def broker(folder: Path) -> Iterator[Kafka]:
 @click.option("--seed", default=1, show_default=True, help="Of events, users and models.")
 @click.option("--peer/--no-peer", default=True, show_default=True, help="Also measure plain Faust.")
 @click.option("--jobs", type=click.Choice(["all", "few", "many"]), default="all", show_default=True)
-@click.option("--guarantee", type=click.Choice(GUARANTEES), default="at_least_once", show_default=True)
+@click.option(
+    "--guarantee",
+    type=click.Choice(GUARANTEES),
+    multiple=True,
+    default=("at_least_once", "exactly_once"),
+    show_default=True,
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=VAR / "bench.json", show_default=True)
-def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: str, out: Path) -> None:
+def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str, ...], out: Path) -> None:
     """Measure the whole job on a real broker against the same job in plain Faust."""
     console = Console()
     if not console.is_terminal:

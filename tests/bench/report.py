@@ -47,6 +47,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(f"{result['machine']}; commit {result['commit']}; seed {result['seed']}", highlight=False)
     table = Table("job", title="Throughput")
     for column in (
+        "guarantee",
         "events/s",
         "plain Faust",
         "ratio",
@@ -65,6 +66,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         written = row["written_bytes_per_event"]
         table.add_row(
             row["job"],
+            row["guarantee"],
             f"{row['events_per_s']:,}",
             f"{peer['events_per_s']:,}" if peer else "-",
             f"{row['events_per_s'] / peer['events_per_s']:.1f}" if peer else "-",
@@ -84,9 +86,12 @@ def show(result: dict[str, Any], console: Console) -> None:
         for stage in stages:
             table.add_column(stage, justify="right")
         for row in rows:
-            table.add_row(row["job"], *(f"{row['us_per_event'][stage]:.2f}" for stage in stages))
+            table.add_row(
+                f"{row['job']}, {row['guarantee']}", *(f"{row['us_per_event'][stage]:.2f}" for stage in stages)
+            )
         console.print(table)
     for row in result["rows"]:
         if "latency_ms" in row:
             p50, p99 = row["latency_ms"]["p50"], row["latency_ms"]["p99"]
-            console.print(f"{row['system']}: {row['job']}: p50 {p50:g} ms, p99 {p99:g} ms (n = {row['events']:,})")
+            who = f"{row['system']}, {row['guarantee']}"
+            console.print(f"{who}: {row['job']}: p50 {p50:g} ms, p99 {p99:g} ms (n = {row['events']:,})")
