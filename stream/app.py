@@ -14,13 +14,12 @@ from typing import Any, NoReturn
 
 import click
 import faust
-from confluent_kafka.admin import AdminClient
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from stream.errors import OfferstreamError, SetupError
 from stream.health import AdminServer, Progress, admin_app
-from stream.kafka.cluster import look
+from stream.kafka.cluster import admin_client, look
 from stream.kafka.control import Control
 from stream.kafka.lag import Lag
 from stream.kafka.partition import Shared
@@ -149,12 +148,12 @@ async def run(settings: Settings) -> None:
         ) from e
     metrics = Metrics(CollectorRegistry())
     loop_monitor(loop, metrics.loop_held)
-    admin_client = AdminClient({"bootstrap.servers": settings.bootstrap, "client.id": client_id(settings)})
-    await loop.run_in_executor(None, look, settings, admin_client)
+    admin = admin_client(settings.bootstrap, client_id(settings))
+    await loop.run_in_executor(None, look, settings, admin)
     control = Control(settings, metrics, App.fatal)
     await loop.run_in_executor(None, control.start)
     app = build_app(settings, metrics, control)
-    lag = Lag(app.partitions.committable, settings.bootstrap, admin_client)
+    lag = Lag(app.partitions.committable, settings.bootstrap, admin)
     serving = app.tables.recovery.completed.is_set
     progress = Progress(
         positions=lambda: _places(app.partitions.committable()) | {TAKE_OVER: metrics.restore_rows_read()},

@@ -47,9 +47,11 @@ class Cluster:
     """Full topic name to Kafka's id: all that a worker reads or writes."""
 
 
-def admin_client(bootstrap: str) -> AdminClient:
-    """A client that says what is wrong by raising, not by logging."""
-    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": lambda _error: None})
+def admin_client(bootstrap: str, client_id: str = "offerstream-admin") -> AdminClient:
+    """A client that says what is wrong by raising, not by logging: it would log every attempt to connect."""
+    return AdminClient(
+        {"bootstrap.servers": bootstrap, "client.id": client_id, "log_level": 0, "error_cb": lambda _error: None}
+    )
 
 
 def no_answer(bootstrap: str, error: KafkaException) -> BrokerSilentError:

@@ -69,7 +69,8 @@ class _Open:
 
     outputs: Outputs
     number: int
-    n_batches: int = 0
+    in_force: InForce | None = None
+    """In the latest batch; None = there was no batch."""
     published_ms: list[NDArray[np.int64]] = field(default_factory=list)
     """Publish times of the triggers of offers."""
 
@@ -216,7 +217,7 @@ class Partition:
         lap.report(metrics)
         metrics.batch_rows.observe(batch.n_records)
         self.read = taken.next_offset
-        self._open.n_batches += 1
+        self._open.in_force = in_force
 
     def _erase(self, erased: Erasures, slots: NDArray[np.int64]) -> None:
         """Forget users: after the events of the batch, since topics have no order among each other."""
@@ -332,8 +333,8 @@ class Partition:
             return True
 
     def _snapshot(self) -> Sent | None:
-        open_ = self._open
-        if not open_.n_batches:
+        open_, in_force = self._open, self._open.in_force
+        if in_force is None:
             return None
         self._open = _Open(Outputs(), number=open_.number + 1)
         applied = Applied(
@@ -341,6 +342,8 @@ class Partition:
             partitions=self._settings.partitions,
             sequence=self._sequence,
             sources={s: SourcePosition(self._topic_ids[s], self.read[s]) for s in INPUTS},
+            model=in_force.model.hex if in_force.model else "",
+            campaigns={campaign.id: campaign.version for campaign in in_force.campaigns.campaigns},
             budgets=self._wallet.state(),
         )
         rows = open_.outputs.rows

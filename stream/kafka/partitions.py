@@ -7,11 +7,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeVar
 
-from confluent_kafka.admin import AdminClient
 from faust.types import TP
 
 from stream.errors import BrokerSilentError, FencedError, PartitionError, SetupError, TransactionError
-from stream.kafka.cluster import INPUTS, Cluster, log_ranges, look
+from stream.kafka.cluster import INPUTS, Cluster, admin_client, log_ranges, look
 from stream.kafka.control import InForce
 from stream.kafka.partition import Partition, Shared
 from stream.kafka.standby import Standbys
@@ -52,7 +51,7 @@ class Partitions:
         self._renewals: set[asyncio.Task[None]] = set()
         self._settings = settings = shared.settings
         self._open: dict[int, Partition] = {}
-        self._admin = AdminClient({"bootstrap.servers": settings.bootstrap, "client.id": client_id(settings)})
+        self._admin = admin_client(settings.bootstrap, client_id(settings))
         self._standbys = Standbys(settings, self._admin, shared.cache, shared.metrics, shared.fatal)
         self.batch_rows = settings.batch_rows
         self.batch_bytes = settings.batch_bytes

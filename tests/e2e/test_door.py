@@ -87,12 +87,12 @@ def test_a_busy_admin_port(site: Site) -> None:
 
 def test_no_broker(site: Site) -> None:
     address = f"127.0.0.1:{free_port()}"
-    refused(site, 1, address, "Is Kafka running there?", bootstrap=address)
+    refused(site, 1, address, "Is it running there?", bootstrap=address)
 
 
 def test_a_port_where_no_broker_answers(site: Site) -> None:
     with listening() as port:
-        refused(site, 1, f"127.0.0.1:{port}", "Is Kafka running there?", bootstrap=f"127.0.0.1:{port}")
+        refused(site, 1, f"127.0.0.1:{port}", "Is it running there?", bootstrap=f"127.0.0.1:{port}")
 
 
 def test_missing_topics_are_all_named(site: Site) -> None:
@@ -106,11 +106,11 @@ def test_topics_with_other_partition_counts_are_all_named(site: Site) -> None:
     client = admin(site)
     for future in client.create_partitions([NewPartitions(name, 3) for name in grown]).values():
         future.result()
-    refused(site, 1, *(f"{name} has 3 partitions" for name in grown))
+    refused(site, 1, "3 partitions in", "must be 1", "OFFERSTREAM_PARTITIONS=3", *grown)
 
 
 def test_partitions_setting_that_is_not_the_topics(site: Site) -> None:
-    refused(site, 1, "has 2 partitions", "OFFERSTREAM_PARTITIONS", partitions=4)
+    refused(site, 1, "2 partitions in", "OFFERSTREAM_PARTITIONS=2", partitions=4)
 
 
 def test_a_data_folder_that_is_none(site: Site, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,17 +18,20 @@ from prometheus_client import CollectorRegistry
 
 from stream.campaigns.control import compile_campaigns
 from stream.errors import DeliveryError
+from stream.kafka import applied
 from stream.kafka.cluster import look
 from stream.kafka.control import InForce
 from stream.kafka.partition import Partition, Shared
 from stream.kafka.store import shared_cache
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics
+from stream.scoring.model import load
 from stream.settings import GUARANTEES, Settings
 from stream.topology import process
 from tests.e2e import expect
 from tests.e2e.harness import Event, Site
 from tests.e2e.logs import trigger
+from training.seeded import seeded_model
 
 NOTHING = InForce(None, compile_campaigns({})[0])
 
@@ -131,6 +136,29 @@ def test_batches_read_again_are_fenced(site: Site) -> None:
     asyncio.run(story())
     assert len(site.out("decisions")) == 20
     expect.check_all(site, [])
+
+
+def test_the_applied_record_tells_what_was_in_force(site: Site) -> None:
+    document = {
+        "id": "nudge", "name": "Nudge", "version": 3, "priority": 1, "trigger": {"kinds": ["cart_add"]},
+        "arms": [{"id": "ten", "kind": "percent", "percent": 10, "max_discount_minor": 2_000}],
+        "policy": {"kind": "threshold", "probability": 0.5, "arm": "ten"}, "valid_for": "24h", "currency": "EUR",
+    }  # fmt: skip
+    data = seeded_model()
+    campaigns, problems = compile_campaigns({"nudge": json.dumps(document).encode()})
+    assert not problems
+
+    async def story() -> None:
+        room = Room(site)
+        async with room.partition() as partition:
+            await partition.apply(room.batch(clicks(5), 0), NOTHING)
+            await partition.apply(room.batch(clicks(5, 5), 5), InForce(load(data), campaigns))
+            await partition.drain()
+
+    asyncio.run(story())
+    records = [r for r in site.read(site.settings.changelog) if r.key == applied.KEY]
+    last = applied.decode(records[-1].value or b"")
+    assert (last.model, last.campaigns) == (hashlib.sha256(data).hexdigest(), {"nudge": 3})
 
 
 def test_an_owner_takes_over_from_another(site: Site) -> None:
