@@ -91,6 +91,23 @@ PANELS: list[tuple[str, str, list[tuple[str, str]], str]] = [
         ],
         "Their reasons are in the headers of the topic dead-letters.",
     ),
+    ("Dead letters by reason", "ops", [(by_rate("offerstream_dead_letters_total", "reason"), "{{reason}}")], ""),
+    (
+        "Event time",
+        "ops",
+        [(by_rate("offerstream_event_time_total", "what"), "{{what}}")],
+        "Events that came after a later one of their user, were put in another order, or lie ahead of their record.",
+    ),
+    (
+        "Take-overs and erasures",
+        "short",
+        [
+            ('sum by (pod) (offerstream_standbys{job="$job"})', "standbys: {{pod}}"),
+            (by_rate("offerstream_transactions_failed_total", "pod"), "transactions failed: {{pod}}"),
+            (by_rate("offerstream_erasures_total", "pod"), "erasures: {{pod}}"),
+        ],
+        "Partitions followed for others; transactions that cost a take-over; users erased.",
+    ),
     (
         "Not understood, or lost",
         "ops",

@@ -71,6 +71,7 @@ class DecisionHead(Struct, gc=False, frozen=True):
     propensity: float
     score: float | None  # written from a NaN too, which JSON says as null
     draw: float
+    dual_price: float
     row_seq: int
     partition_seq: int
     step: str
@@ -84,7 +85,6 @@ class DecisionTerms(Struct, gc=False, frozen=True, kw_only=True):
     campaign_version: int | None
     arm: str
     eligible: tuple[str, ...]
-    dual_price: float
     holdout: bool
     reason: str
     late: bool
@@ -209,6 +209,7 @@ def encode_decisions(
         decisions["propensity"].tolist(),
         decisions["score"].tolist(),
         decisions["draw"].tolist(),
+        decisions["dual_price"].tolist(),
         row_seqs.tolist(),
         partition_seqs.tolist(),
         [all_hex[i : i + width] for i in range(0, len(all_hex), width)],
@@ -240,7 +241,6 @@ def _decision_terms(decision: np.void, late: bool, campaigns: CampaignSet, model
         campaign_version=campaign.version if campaign else None,
         arm=arms[arm_index].id if arm_index != NONE else "none",
         eligible=tuple(arm.id for i, arm in enumerate(arms) if eligible >> i & 1),
-        dual_price=float(decision["dual_price"]),
         holdout=bool(decision["holdout"]),
         reason=Reason(decision["reason"]).name.lower(),
         late=late,

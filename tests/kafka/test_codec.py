@@ -190,6 +190,7 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
         "propensity": draw(unit_f4),
         "score": draw(unit_f4 | st.just(float("nan"))),
         "draw": draw(st.floats(0, 1, exclude_max=True)),
+        "dual_price": draw(unit_f4),
         "holdout": draw(st.booleans()),
         "reason": draw(st.sampled_from(Reason)),
         "step": draw(st.binary(min_size=N_FEATURES, max_size=N_FEATURES)),
@@ -249,7 +250,7 @@ def test_decisions_say_what_was_decided(batch: list[dict[str, Any]], model: str)
             "eligible": [arm for i, arm in enumerate(arms) if (row["eligible"] >> i) % 2],
             "propensity": row["propensity"],  # float32 is written so that it is read back to the bit
             "score": None if np.isnan(row["score"]) else row["score"],
-            "dual_price": 0,
+            "dual_price": row["dual_price"],
             "draw": row["draw"],
             "holdout": row["holdout"],
             "reason": row["reason"].name.lower(),
@@ -336,9 +337,13 @@ def test_offers_say_what_the_coupon_service_needs(batch: list[dict[str, Any]]) -
         terms = {"percent", "value_minor", "tiers", "gift_product_id", "min_spend_minor", "max_discount_minor"}
         worth = {name: said[name] for name in terms & said.keys()}
         percent, value_minor = row["depth_bp"] / 100, row["value_minor"]
+        most = {"max_discount_minor": value_minor} if value_minor else {}  # under a budget
         expected: dict[str, tuple[dict[str, Any], int]] = {
-            "depth": ({"percent": percent}, 0),
-            "ten": ({"percent": percent, "min_spend_minor": 1000, "max_discount_minor": 2000}, 2000),
+            "depth": ({"percent": percent} | most, value_minor),
+            "ten": (
+                {"percent": percent, "min_spend_minor": 1000, "max_discount_minor": 2000} | most,
+                value_minor or 2000,
+            ),
             "tiers": (
                 {
                     "value_minor": value_minor,
