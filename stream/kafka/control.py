@@ -6,6 +6,7 @@ beginning to end.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,6 +25,8 @@ from stream.settings import Settings, client_id
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
+_NO_LEADER = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+"""A topic that was just made, or whose broker just came back, has none for a moment."""
 
 
 class InForce(NamedTuple):
@@ -81,7 +84,7 @@ class Control:
         topic = ""
         try:
             for topic in self._followed:
-                self._consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=_TIMEOUT_S)
+                self._wait_for_leader(TopicPartition(topic, 0))
         except KafkaException as e:
             self._consumer.close()
             raise SetupError(
@@ -93,6 +96,18 @@ class Control:
             behind -= self._read(_TIMEOUT_S)
         self._take(set(self._followed))
         self._thread.start()
+
+    def _wait_for_leader(self, partition: TopicPartition) -> None:
+        give_up_s = time.monotonic() + _TIMEOUT_S
+        while True:
+            try:
+                self._consumer.get_watermark_offsets(partition, timeout=_TIMEOUT_S)
+            except KafkaException as e:
+                if e.args[0].code() not in _NO_LEADER or time.monotonic() > give_up_s:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
 
     def stop(self) -> None:
         """Stop following."""

@@ -17,7 +17,7 @@ from tests.faults.crashing_worker import POINTS, CrashingWorker, Orders
 from tests.faults.shop import ALWAYS, BY_SCORE, SETTINGS, Shop
 from training.seeded import seeded_model
 
-KILLS_PER_POINT = {"exactly_once": 3, "at_least_once": 1}
+KILLS_PER_POINT = {"exactly_once": 3, "at_least_once": 4}
 NTH_MAX = {"admitting": 6, "absorbing": 8, "scoring": 8, "store_written": 5}
 NTH_MAX |= dict.fromkeys(("restoring", "taking_over", "fencing"), 1)
 """How late the kill may come: a worker passes some points often, some once a partition."""

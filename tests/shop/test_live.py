@@ -85,7 +85,8 @@ def test_offers_come_in_and_their_fate_goes_out(site: Site) -> None:
     try:
         live.history(now_ms, lambda: None)
         users = [f"c{i:07d}" for i in range(200)]
-        offers = [offer(f"o{i}", user, now_ms, 6_000) for i, user in enumerate(users)]
+        offered_ms = int(time.time() * 1000)  # history takes its time
+        offers = [offer(f"o{i}", user, offered_ms, 6_000) for i, user in enumerate(users)]
         decisions = [
             {"user_id": user, "reason": "holdout" if i % 2 else "offered", "campaign_id": "k"}
             for i, user in enumerate(users)
