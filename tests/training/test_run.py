@@ -123,7 +123,8 @@ def noise(split: Split) -> Split:
 def test_on_all_recorded_users(shared_data: Path) -> None:
     """Every user judged by a network fitted to others: significantly better than aggregates, fitted to the same users.
 
-    Paired bootstrap over users, who are on one side of every fold only. `Plan` was chosen on other folds of the same users.
+    Paired bootstrap over users, who are on one side of every fold only.
+    `Plan` was chosen on other folds of these users.
     """
     log, _ = read_file(str(shared_data / "taobao_users.csv.gz"), "taobao", "", lambda _done, _total: None)
     dataset = build(log, HOUR_MS)
