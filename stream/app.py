@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import faulthandler
 import gc
 import logging
 import os
@@ -253,9 +254,11 @@ def worker_command(log_level: str) -> None:
 
     It takes what the consumer group gives it of the partitions, restores their rows, and serves. Exit code 0 after a
     signal, 1 when something it runs on is not as it should be, 2 for bad settings, 70 for a bug; only 0 has committed
-    everything it did.
+    everything it did. SIGUSR1 writes to standard error where every thread stands.
     """
     settings = from_environment()
+    if hasattr(signal, "SIGUSR1"):  # where it hangs, and not where it may be interrupted
+        faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(
         level=log_level.upper(),
         stream=sys.stderr,

@@ -107,7 +107,7 @@ def whole_backlog(kafka: Kafka, system: Offerstream, program: Program, events: i
         if said.events > last:
             moved_s, last = time.monotonic(), said.events
         elif time.monotonic() - moved_s > STALL_TIMEOUT_S:
-            raise ProgramError(f"it stands still at {last} of {events} events:\n{program.log_tail()}")
+            raise ProgramError(f"it stands still at {last} of {events} events:\n{program.stacks()}")
         report(last)
     # Its last commit may be under way.
     ended_s, cpu_s = time.monotonic(), program.cpu_s()

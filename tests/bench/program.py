@@ -19,6 +19,9 @@ BLOCK_BYTES = 512  # of ru_oublock
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+STACKS_CHARS_MAX = 20_000
+
+
 class ProgramError(RuntimeError):
     """A program ended by itself or did not do what it was started for; the message has the end of its log."""
 
@@ -73,6 +76,13 @@ class Program:
     def log_tail(self) -> str:
         """The end of its output."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-25:])
+
+    def stacks(self) -> str:
+        """Where every thread of a worker stands, behind the end of its output."""
+        before = self.log_tail()
+        os.kill(self._process.pid, signal.SIGUSR1)
+        time.sleep(1)
+        return f"{before}\n{self._log.read_text(errors='replace')[-STACKS_CHARS_MAX:]}"
 
     def stop(self, sig: int = signal.SIGTERM) -> None:
         """Ask it to stop, wait, and kill it where it does not."""

@@ -174,6 +174,17 @@ def test_a_bug_ends_the_process_without_committing(site: Site, place: str) -> No
     expect.check_all(site, [])
 
 
+def test_a_worker_tells_where_its_threads_stand_and_goes_on(site: Site) -> None:
+    with site.worker() as worker:
+        worker.wait_serving()
+        worker.signal(signal.SIGUSR1)
+        worker.wait_log("most recent call first")
+        assert "control.py" in worker.log()  # the thread that follows models and campaigns
+        now_ms = time.time_ns() // 1_000_000
+        site.publish([trigger("u", "e", now_ms)])
+        site.wait_applied([worker])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order(site: Site, number: signal.Signals) -> None:
     now_ms = time.time_ns() // 1_000_000
