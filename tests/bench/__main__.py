@@ -79,6 +79,8 @@ def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str,
             if jobs != "few":
                 bench.many_users()
     except (BrokerError, OfferstreamError, ProgramError, PublishError, OutputError) as error:
+        if rows:  # what was measured until then is shown, and not written
+            report.show({"machine": report.machine(), "commit": report.commit(), "seed": seed, "rows": rows}, console)
         console.print(f"bench: {error}", markup=False, highlight=False)
         sys.exit(1)
     finally:
