@@ -1,11 +1,13 @@
 """Intake: the records of a batch as events, and which of them apply to the rows, in which order."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.absorb import Events, apply_order, is_duplicate
+from stream.core.decide import draws
 from stream.core.events import EVENT, SOURCES
 from stream.core.row import Rows
 from stream.kafka.cluster import ERASURES
@@ -94,3 +96,18 @@ def what_applies(
         for outcome, which in (("fenced", fenced), ("duplicate", duplicate), ("applied", applied)):
             metrics.event[SOURCES[source], outcome].inc(int(np.count_nonzero(which & of_source)))
     return order
+
+
+def draws_of(events: Events, partition: int, topic_hashes: Sequence[int]) -> NDArray[np.float64]:
+    """The random draw of each event, from its coordinates: float64 [N] in [0, 1).
+
+    Args:
+        events: EVENT [N].
+        partition: theirs.
+        topic_hashes: by source.
+    """
+    draw = np.empty(len(events))
+    for source in np.unique(events["source"]).tolist():
+        of_source = events["source"] == source
+        draw[of_source] = draws(topic_hashes[source], partition, events["offset"][of_source])
+    return draw

@@ -26,7 +26,6 @@ from rocksdict import Cache
 
 from stream.core.absorb import is_step
 from stream.core.budget import Wallet, name_open_offers
-from stream.core.decide import draws
 from stream.core.events import SOURCES
 from stream.core.rounds import by_steps, pieces
 from stream.core.row import ROW_FORMAT, gather, pack, scatter
@@ -39,7 +38,7 @@ from stream.kafka.commit import SENDERS, Sent
 from stream.kafka.control import InForce
 from stream.kafka.decode import Erasures
 from stream.kafka.emit import Emitter, Outputs
-from stream.kafka.intake import Taken, take, what_applies
+from stream.kafka.intake import Taken, draws_of, take, what_applies
 from stream.kafka.takeover import open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics, Stopwatch
@@ -239,11 +238,7 @@ class Partition:
         of_batch, row = by_steps(slots, is_step(events))
         rows = gather(columns.rows, of_batch)
         order = what_applies(events, row, rows, published_ms, metrics)
-        sources = np.unique(events["source"]).tolist()
-        draw = np.empty(len(events))
-        for source in sources:
-            of_source = events["source"] == source
-            draw[of_source] = draws(self._emitter.topic_hashes[source], self.number, events["offset"][of_source])
+        draw = draws_of(events, self.number, self._emitter.topic_hashes)
         lap("absorb")
         now_ms = time.time_ns() // 1_000_000
         wallet = self._wallet
@@ -265,7 +260,7 @@ class Partition:
                 if wallet:
                     name_open_offers(rows, row[at[emitted.offered]], emitted.offer_ids)
             lap("emit")
-        for source in sources:
+        for source in np.unique(events["source"]).tolist():
             # A row that is ahead of the applied record stays ahead: the batches replayed up to it may be other ones.
             fence = rows["fence"][:, source]
             np.maximum(fence, taken.next_offset[SOURCES[source]], out=fence)
