@@ -181,7 +181,10 @@ def test_the_table_shows_ratio_stages_and_latency() -> None:
             "us_per_event": {"decode": 1.5}, "row_bytes": 900, "written_bytes_per_event": None, "rss_mb": 300,
         }  # fmt: skip
 
-    latency = {"system": "faust", "job": "latency", "events": 3, "latency_ms": {"p50": 4.5, "p99": 13.25}}
+    latency = {
+        "system": "faust", "job": "latency", "guarantee": "at_least_once", "events": 3,
+        "latency_ms": {"p50": 4.5, "p99": 13.25},
+    }  # fmt: skip
     rows = [
         row("offerstream", "5 users", 42_000),
         row("offerstream", "5 users, hot part 2", 21_000),
