@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stream.core.absorb import Events
 from stream.core.budget import NO_BUDGETS, Wallet, cost_max_minor
 from stream.core.campaign import N_CAMPAIGNS_MAX, Campaign, CampaignSet, Today
-from stream.core.caps import count_offers, offers_since
+from stream.core.caps import count_offers
 from stream.core.eligible import eligible
 from stream.core.events import CONSENT_YES, Kind
 from stream.core.facts import Triggers
@@ -315,11 +315,10 @@ def _rest(index: int, campaign: Campaign, sheet: _Sheet, at: NDArray[np.int64], 
         has_open = triggers["open_cost"][at] > 0
         if has_open.any():
             at = _leave_out(index, sheet, at, has_open, Reason.OPEN_OFFER)
-    if campaign.caps and triggers["offer_day"][at].any():
-        newest, counts = triggers["offer_day"][at], triggers["offer_days"][at]
+    if campaign.caps:
         full = np.zeros(len(at), bool)
         for n_days, most in campaign.caps:
-            full |= offers_since(newest, counts, today.day, n_days) >= most
+            full |= triggers.offers(today.day, n_days)[at] >= most
         if full.any():
             at = _leave_out(index, sheet, at, full, Reason.CAP)
     return at

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stream.core import windows
 from stream.core.absorb import Events
+from stream.core.caps import offers_since
 from stream.core.events import N_KINDS_WINDOWED, Kind
 from stream.core.row import DAY_MS, WINDOWS, Rows
 from stream.core.segments import Segment, SegmentRules
@@ -37,6 +38,7 @@ class Triggers:
         self._columns: dict[str, Column] = {}
         self._event_columns: dict[str, Column] = {}
         self._counts: dict[tuple[str, int], NDArray[np.int64]] = {}
+        self._offers: dict[tuple[int, int], NDArray[np.int64]] = {}
         self._facts: dict[str, Floats] = {}
         self._segments: NDArray[np.uint8] | None = None
 
@@ -65,6 +67,13 @@ class Triggers:
             count = windows.count(cast("Rows", self), window, kind, self.now_ms if moved else None)
             self._counts[window, kind] = count
         return count
+
+    def offers(self, today: int, n_days: int) -> NDArray[np.int64]:
+        """Offers made in the `n_days` days of the shop that end today, int64 [n]; see `stream.core.caps`."""
+        offers = self._offers.get((today, n_days))
+        if offers is None:
+            offers = self._offers[today, n_days] = offers_since(self["offer_day"], self["offer_days"], today, n_days)
+        return offers
 
     def fact(self, name: str) -> Floats:
         """A fact by name, float64 [n]."""

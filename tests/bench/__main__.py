@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -19,7 +20,7 @@ from stream.broker.embedded import EmbeddedBroker, check_reachable
 from stream.broker.errors import BrokerError
 from stream.errors import OfferstreamError
 from stream.settings import GUARANTEES
-from tests.bench import report
+from tests.bench import decide, report
 from tests.bench.jobs import FULL, QUICK, Bench
 from tests.bench.kafka import Kafka
 from tests.bench.load import PublishError
@@ -49,7 +50,7 @@ def broker(folder: Path) -> Iterator[Kafka]:
 @click.option("--quick", is_flag=True, help="Less of everything, a few minutes: whether it runs, not how fast.")
 @click.option("--seed", default=1, show_default=True, help="Of events, users and models.")
 @click.option("--peer/--no-peer", default=True, show_default=True, help="Also measure plain Faust.")
-@click.option("--jobs", type=click.Choice(["all", "few", "many"]), default="all", show_default=True)
+@click.option("--jobs", type=click.Choice(["all", "few", "many", "decide"]), default="all", show_default=True)
 @click.option(
     "--guarantee",
     type=click.Choice(GUARANTEES),
@@ -66,6 +67,9 @@ def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str,
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the programs would go on without us
     sizes = QUICK if quick else FULL
     console.print(f"{report.machine()}; commit {report.commit()}; seed {seed}; n = {sizes.events:,} events")
+    if jobs == "decide":  # needs no broker
+        finish(decide.measure(seed), seed, out, console)
+        return
     VAR.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=VAR))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -78,6 +82,7 @@ def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str,
                 bench.few_users()
             if jobs != "few":
                 bench.many_users()
+            rows += decide.measure(seed)
     except (BrokerError, OfferstreamError, ProgramError, PublishError, OutputError) as error:
         if rows:  # what was measured until then is shown, and not written
             report.show({"machine": report.machine(), "commit": report.commit(), "seed": seed, "rows": rows}, console)
@@ -85,6 +90,11 @@ def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str,
         sys.exit(1)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    finish(rows, seed, out, console)
+
+
+def finish(rows: list[dict[str, Any]], seed: int, out: Path, console: Console) -> None:
+    """Write and show what was measured."""
     result = {
         "machine": report.machine(),
         "commit": report.commit(),

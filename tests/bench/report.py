@@ -42,7 +42,7 @@ def commit() -> str:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Both systems side by side; then where the time goes; then latency."""
-    throughput = [row for row in result["rows"] if "latency_ms" not in row]
+    throughput = [row for row in result["rows"] if "events_per_s" in row and "latency_ms" not in row]
     peers = {row["job"]: row for row in throughput if row["system"] == "faust"}
     console.print(f"{result['machine']}; commit {result['commit']}; seed {result['seed']}", highlight=False)
     table = Table("job", title="Throughput")
@@ -76,7 +76,8 @@ def show(result: dict[str, Any], console: Console) -> None:
             f"{peer['row_bytes']:,}" if peer else "-",
             f"{peer['rss_mb']:,}" if peer else "-",
         )
-    console.print(table)
+    if throughput:
+        console.print(table)
     for system in ("offerstream", "faust"):
         rows = [row for row in throughput if row["system"] == system]
         if not rows:
@@ -90,8 +91,16 @@ def show(result: dict[str, Any], console: Console) -> None:
                 f"{row['job']}, {row['guarantee']}", *(f"{row['us_per_event'][stage]:.2f}" for stage in stages)
             )
         console.print(table)
-    for row in result["rows"]:
+    _show_lines(result["rows"], console)
+
+
+def _show_lines(rows: list[dict[str, Any]], console: Console) -> None:
+    """Latency, and what decisions cost."""
+    for row in rows:
         if "latency_ms" in row:
             p50, p99 = row["latency_ms"]["p50"], row["latency_ms"]["p99"]
             who = f"{row['system']}, {row['guarantee']}"
             console.print(f"{who}: {row['job']}: p50 {p50:g} ms, p99 {p99:g} ms (n = {row['events']:,})")
+        if "decisions_per_s" in row:
+            mean = f"{row['eligible_campaigns_mean']} campaigns eligible for a trigger"
+            console.print(f"{row['job']}: {row['decisions_per_s']:,} decisions/s; {mean} (n = {row['decisions']:,})")
