@@ -11,7 +11,7 @@ from stream.campaigns.control import compile_campaigns
 from stream.core.budget import Wallet
 from stream.core.campaign import CampaignSet
 from stream.core.caps import count_offers
-from stream.core.decide import Decisions, Reason, decide, draws
+from stream.core.decide import DECISION, Decisions, Reason, decide, draws
 from stream.core.eligible import eligible
 from stream.core.events import CONSENT_YES, Kind
 from stream.core.facts import Triggers
@@ -172,7 +172,7 @@ def measure(seed: int, n_batches: int = N_BATCHES, runs: int = 5) -> list[Row]:
     found = []
     for filtered, profit, title in CASES:
         campaigns = compiled(documents(filtered=filtered, profit=profit))
-        best_s = float("inf")
+        decisions, best_s = np.empty(0, DECISION), float("inf")
         for _ in range(runs):
             rows = before.copy()
             began_s = time.process_time()
