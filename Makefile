@@ -55,7 +55,7 @@ fuzz: setup ## a million bent inputs to all that reads bytes of others; INPUTS=,
 later = @if [ -e "$(1)" ]; then $(2); else echo "make $@: $(1) does not exist yet; it belongs to a later issue" >&2; exit 2; fi
 
 .PHONY: faults
-faults: setup ## crashes, zombies, broker failures, bad disks at random, into var/faults.json; FAULTS=200 SEED= MINUTES=
+faults: setup ## crashes, zombies, broker failures, bad disks at random, into var/faults.json; FAULTS=200 SEED= MINUTES= KINDS=
 	@$(PY) -m tests.faults
 
 .PHONY: shop-eval

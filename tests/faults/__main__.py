@@ -1,4 +1,7 @@
-"""`make faults`: the whole suite, into var/faults.json. FAULTS, SEED and MINUTES in the environment change it."""
+"""`make faults`: the whole suite, into var/faults.json. FAULTS, SEED and MINUTES in the environment change it.
+
+KINDS=kill,broker_kill hunts with some kinds alone.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +25,14 @@ MINUTES_MAX = 32.0
 """Nothing is injected after this; what is under way then is brought to its end and judged."""
 
 
-def run(folder: Path, seed: int, n: int, minutes_max: float) -> tuple[Suite, dict[str, Any]]:
+def run(
+    folder: Path, seed: int, n: int, minutes_max: float, only: Collection[str] = ()
+) -> tuple[Suite, dict[str, Any]]:
     """One run and its report."""
     suite = Suite(folder, seed, say=lambda line: print(line, flush=True))
     began_s = time.monotonic()
     with suite.running():
-        for kind in suite.plan(n):
+        for kind in suite.plan(n, only):
             if time.monotonic() - began_s > 60 * minutes_max:
                 print(f"time is up after {suite.faults.total()} of {n} faults")
                 break
@@ -58,7 +64,8 @@ def main() -> int:
     print(f"seed {seed}; SEED={seed} repeats the plan")
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     n, minutes = int(os.environ.get("FAULTS", FAULTS)), float(os.environ.get("MINUTES", MINUTES_MAX))
-    _, report = run(folder, seed, n, minutes)
+    only = [kind for kind in os.environ.get("KINDS", "").split(",") if kind]
+    _, report = run(folder, seed, n, minutes, only)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from random import Random
 
@@ -182,15 +182,25 @@ class Suite:
         for seat in self.seats:
             seat.stop()
 
-    def plan(self, n: int) -> list[str]:
-        """`n` kinds in random order: kills at every point, at least five of every other kind where there is room."""
-        others = [kind for kind in self.kinds if kind != "kill"]
-        each = max(1, min(5, n // (3 * len(others))))
-        planned = others * each if n >= 2 * len(others) else self.draw.sample(others, n // 2)
-        quick = ["kill", "kill", "kill", "sigterm", "duplicates", "poison", "clock_jump", "network_cut"]
-        n_kills = min(n - len(planned), max(4 * len(KILL_POINTS), n // 3))
-        planned += ["kill"] * n_kills
-        planned += self.draw.choices(quick, k=n - len(planned))
+    def plan(self, n: int, only: Collection[str] = ()) -> list[str]:
+        """`n` kinds in random order: kills at every point, at least five of every other kind where there is room.
+
+        Args:
+            n: faults.
+            only: kinds to hunt with, all as likely; none = all, as above.
+        """
+        if unknown := set(only) - set(self.kinds):
+            raise ValueError(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(self.kinds)}")
+        if only:
+            planned = self.draw.choices(sorted(only), k=n)
+        else:
+            others = [kind for kind in self.kinds if kind != "kill"]
+            each = max(1, min(5, 2 * n // (5 * len(others))))
+            planned = others * each if n >= 2 * len(others) else self.draw.sample(others, n // 2)
+            quick = ["kill", "kill", "kill", "sigterm", "duplicates", "poison", "clock_jump", "network_cut"]
+            n_kills = min(n - len(planned), max(4 * len(KILL_POINTS), n // 3))
+            planned += ["kill"] * n_kills
+            planned += self.draw.choices(quick, k=n - len(planned))
         self.draw.shuffle(planned)
         points = [*KILL_POINTS] * (planned.count("kill") // len(KILL_POINTS) + 1)
         self.draw.shuffle(points)
