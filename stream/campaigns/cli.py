@@ -1,30 +1,31 @@
-"""`python -m stream campaigns`: validate, publish, list, pause and delete campaigns."""
+"""`python -m stream campaigns`: validate, simulate, publish, list, pause and delete campaigns."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-from zoneinfo import ZoneInfo
+from typing import NamedTuple, TypeVar
 
 import click
 
 from stream.campaigns import publish as plans
 from stream.campaigns.control import Shop, compile_campaigns
-from stream.campaigns.files import load
-from stream.campaigns.problems import Problem
+from stream.campaigns.options import (
+    currency_option,
+    files_argument,
+    load_documents,
+    refuse,
+    target_options,
+    timezone_option,
+)
+from stream.campaigns.problems import suggest
 from stream.campaigns.schema import document_schema
+from stream.campaigns.simulate_cli import simulate
 from stream.errors import OfferstreamError
 from stream.kafka.topics import publish_control, read_control
-from stream.settings import Settings
 
-INVALID = 2
-"""Exit code where a document or a command is wrong; 1 is for a broker or topic that is not as needed."""
-
-_DEFAULTS = Settings()
-Command = TypeVar("Command", bound=Callable[..., object])
+READY = Path(__file__).parent / "ready"
 
 
 class Target(NamedTuple):
@@ -34,57 +35,15 @@ class Target(NamedTuple):
     topic: str
 
 
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_target_options: Callable[[Command], Command] = _options(
-    click.option(
-        "--bootstrap", envvar="KAFKA_BOOTSTRAP", default=_DEFAULTS.bootstrap, show_default=True, show_envvar=True,
-        help="Kafka brokers, host:port.",
-    ),
-    click.option(
-        "--topic-prefix", envvar="OFFERSTREAM_TOPIC_PREFIX", default=_DEFAULTS.topic_prefix, show_envvar=True,
-        help="Put before the topic's name.",
-    ),
-)  # fmt: skip
-_currency_option: Callable[[Command], Command] = _options(
-    click.option(
-        "--currency", envvar="OFFERSTREAM_CURRENCY", default=_DEFAULTS.currency, show_default=True, show_envvar=True,
-        help="The shop's; campaigns in others are refused.",
-    )
-)  # fmt: skip
-_timezone_option: Callable[[Command], Command] = _options(
-    click.option(
-        "--timezone", envvar="OFFERSTREAM_TIMEZONE", default=_DEFAULTS.timezone, show_default=True, show_envvar=True,
-        help="The shop's: its dates.", callback=lambda _ctx, _param, value: _zone(value),
-    )
-)  # fmt: skip
-_files_argument = click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
-
-
-def _zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        raise click.BadParameter(f"there is no time zone {name!r}") from error
-    return name
-
-
 @click.group(
     epilog="""\b
 Examples:
-  python -m stream campaigns validate docs/examples/campaigns/*.yaml
-  python -m stream campaigns apply docs/examples/campaigns/cart-nudge.yaml
+  python -m stream campaigns ready retention > retention.yaml
+  python -m stream campaigns validate retention.yaml
+  python -m stream campaigns simulate retention.yaml --events log.csv --format rees46
+  python -m stream campaigns apply retention.yaml
   python -m stream campaigns list
-  python -m stream campaigns pause cart-nudge
+  python -m stream campaigns pause retention
 """
 )
 def campaigns() -> None:
@@ -92,36 +51,36 @@ def campaigns() -> None:
 
 
 @campaigns.command()
-@_files_argument
-@_currency_option
+@files_argument
+@currency_option
 def validate(files: tuple[Path, ...], currency: str) -> None:
     """Say everything that is wrong with campaign files; exit code 2 if anything is."""
-    documents = _load(files, currency)
+    documents = load_documents(files, currency)
     for document in documents:
         click.echo(f"{document['id']}: version {document['version']} is valid")
 
 
 @campaigns.command()
-@_files_argument
-@_currency_option
-@_timezone_option
-@_target_options
+@files_argument
+@currency_option
+@timezone_option
+@target_options
 def apply(files: tuple[Path, ...], currency: str, timezone: str, bootstrap: str, topic_prefix: str) -> None:
     """Publish campaign files; workers take them over within seconds. All files or none."""
-    documents = _load(files, currency)
+    documents = load_documents(files, currency)
     target = _target(bootstrap, topic_prefix)
     records = _read(target)
     changes, refusals = plans.plan_apply(documents, records, Shop(timezone, currency), _now_ms())
     if refusals:
-        _refuse([f"{id_}: {problem}" for id_, problem in refusals], "nothing was published")
+        refuse([f"{id_}: {problem}" for id_, problem in refusals], "nothing was published")
     _send(target, changes)
 
 
 @campaigns.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@_currency_option
-@_timezone_option
-@_target_options
+@currency_option
+@timezone_option
+@target_options
 def list_(as_json: bool, currency: str, timezone: str, bootstrap: str, topic_prefix: str) -> None:
     """List what is published, in the order in which workers ask; invalid records too."""
     records = _read(_target(bootstrap, topic_prefix))
@@ -150,7 +109,7 @@ def list_(as_json: bool, currency: str, timezone: str, bootstrap: str, topic_pre
 
 @campaigns.command()
 @click.argument("campaign_id")
-@_target_options
+@target_options
 def show(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
     """Print a published campaign as JSON."""
     records = _read(_target(bootstrap, topic_prefix))
@@ -160,7 +119,7 @@ def show(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
 
 @campaigns.command()
 @click.argument("campaign_id")
-@_target_options
+@target_options
 def pause(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
     """Stop a campaign at once; `resume` puts it back."""
     target = _target(bootstrap, topic_prefix)
@@ -169,7 +128,7 @@ def pause(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
 
 @campaigns.command()
 @click.argument("campaign_id")
-@_target_options
+@target_options
 def resume(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
     """Take back `pause`."""
     target = _target(bootstrap, topic_prefix)
@@ -178,7 +137,7 @@ def resume(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
 
 @campaigns.command()
 @click.argument("campaign_id")
-@_target_options
+@target_options
 def delete(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
     """Delete a campaign, also one whose record cannot be read."""
     target = _target(bootstrap, topic_prefix)
@@ -187,6 +146,23 @@ def delete(campaign_id: str, bootstrap: str, topic_prefix: str) -> None:
         _change(plans.read_record, campaign_id, records)
     _publish(target, {campaign_id: None})
     click.echo(f"{campaign_id}: deleted")
+
+
+campaigns.add_command(simulate)
+
+
+@campaigns.command()
+@click.argument("name", required=False)
+def ready(name: str | None) -> None:
+    """List the ready-made campaigns, or print one, to be changed and applied."""
+    files = {file.stem: file.read_text("utf-8") for file in sorted(READY.glob("*.yaml"))}
+    if name is None:
+        for id_, text in files.items():
+            click.echo(f"{id_:18} {text.split(chr(10), 1)[0].removeprefix('# ')}")
+    elif name in files:
+        click.echo(files[name], nl=False)
+    else:
+        raise click.UsageError(f"there is no ready-made campaign {name!r}{suggest(name, files)}")
 
 
 @campaigns.command()
@@ -201,32 +177,6 @@ def _now_ms() -> int:
 
 def _target(bootstrap: str, topic_prefix: str) -> Target:
     return Target(bootstrap, f"{topic_prefix}campaigns")
-
-
-def _load(files: tuple[Path, ...], currency: str) -> list[dict[str, Any]]:
-    """Documents of all files, if all are valid; else every complaint, and out."""
-    documents: list[dict[str, Any]] = []
-    complaints: list[str] = []
-    for file in files:
-        try:
-            loaded = load(file, currency)
-        except OSError as error:
-            complaints.append(f"{file}: {error.strerror}")
-            continue
-        documents += loaded.documents
-        complaints += map(str, loaded.faults)
-    ids = [document["id"] for document in documents]
-    complaints += [f"{id_}: {Problem(('id',), 'given twice')}" for id_ in sorted({i for i in ids if ids.count(i) > 1})]
-    if complaints:
-        _refuse(complaints, f"{len(complaints)} complaint{'s' if len(complaints) > 1 else ''}")
-    return documents
-
-
-def _refuse(complaints: list[str], closing: str) -> None:
-    for complaint in complaints:
-        click.echo(complaint, err=True)
-    click.echo(closing, err=True)
-    sys.exit(INVALID)
 
 
 Answer = TypeVar("Answer")

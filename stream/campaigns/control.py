@@ -180,6 +180,7 @@ def compile_document(document: Document, shop: Shop, response: Responds | None =
         disclosure=document.get("disclosure", True),
         caps=tuple((CAP_DAYS[span], int(most)) for span, most in document.get("caps", {}).items()),
         exploration=1.0 if document["policy"]["kind"] == "explore" else float(document.get("exploration", 0)),
+        margin_rate=float(document.get("margin_rate", 0)),
         budget=_budget(document.get("budget")),
         scope={name: tuple(of) for name, of in document["scope"].items()} if "scope" in document else None,
     )
@@ -197,9 +198,12 @@ def _date(text: str) -> tuple[int, int, int]:
 
 
 def _hashes(names: list[str] | None) -> NDArray[np.uint32] | None:
+    return None if names is None else name_hashes(tuple(names))
+
+
+@lru_cache(maxsize=N_CAMPAIGNS_MAX)
+def name_hashes(names: tuple[str, ...]) -> NDArray[np.uint32]:
     """Names as events carry them: the low 32 bits of xxh3-64, never 0; ascending."""
-    if names is None:
-        return None
     return np.unique(np.array([xxhash.xxh3_64_intdigest(name.encode()) & 0xFFFFFFFF or 1 for name in names], np.uint32))
 
 

@@ -191,6 +191,7 @@ class Campaign:
         tuple[int, int], ...
     ] = ()  # (days, offers): at most so many in so many days of the shop, today included
     exploration: float = 0.0  # share of decisions that are drawn from all arms alike
+    margin_rate: float = 0.0  # of the price, before discount; 0 = not said
     budget: Budget | None = None
     scope: Mapping[str, tuple[str, ...]] | None = None  # what an offer applies to; None = the whole order
 

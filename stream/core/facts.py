@@ -198,6 +198,19 @@ FACTS: dict[str, Fact] = {
     "time_since_last_offer_s": Fact(
         "seconds", "since the last offer made; known after it", lambda t: _since(t["offer_last_ms"], t.now_ms, 1000)
     ),
+    "cart_waiting_s": Fact(
+        "seconds",
+        "since the last cart_add, where no order was placed after it; known where there is one",
+        lambda t: _since(
+            np.where(
+                t["kind_last_ms"][:, Kind.CART_ADD] > t["kind_last_ms"][:, Kind.ORDER_PLACED],
+                t["kind_last_ms"][:, Kind.CART_ADD],
+                0,
+            ),
+            t.now_ms,
+            1000,
+        ),
+    ),
     "session_age_s": Fact(
         "seconds", "since this session began", lambda t: _since(t["session_start_ms"], t.now_ms, 1000)
     ),

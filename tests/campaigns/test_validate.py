@@ -336,13 +336,15 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_the_examples_are_valid() -> None:
-    files = sorted((ROOT / "docs" / "examples" / "campaigns").glob("*.yaml"))
+    files = sorted((ROOT / "stream" / "campaigns" / "ready").glob("*.yaml"))
     documents = []
     for file in files:
         loaded = load(file, "EUR")
         assert loaded.faults == []
         documents += loaded.documents
-    assert {document["policy"]["kind"] for document in documents} == {"threshold", "frequency", "linear", "segment"}
+    assert {document["policy"]["kind"] for document in documents} == {
+        *("threshold", "frequency", "linear", "segment", "calendar", "profit")
+    }
     _, refused = compile_campaigns({document["id"]: json.dumps(document).encode() for document in documents})
     assert refused == []
 

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from stream.campaigns.control import Shop
+from stream.campaigns.files import load
 from stream.campaigns.publish import plan_apply
 from stream.kafka import codec
 from stream.kafka.admin import PLANS
@@ -276,9 +277,9 @@ def test_campaign_records_are_documents_and_what_publishing_adds() -> None:
 
 
 def test_what_the_command_line_publishes_is_valid() -> None:
-    paths = sorted((ROOT / "docs" / "examples" / "campaigns").glob("*.yaml"))
+    paths = sorted((ROOT / "stream" / "campaigns" / "ready").glob("*.yaml"))
     assert paths
-    documents_ = [json.loads(json.dumps(yaml.safe_load(path.read_text()), default=str)) for path in paths]
+    documents_ = [document for path in paths for document in load(path).documents]
     changes, refusals = plan_apply(documents_, {}, Shop("UTC", "EUR"), NOW_MS)
     assert not refusals
     for change in changes:

@@ -35,7 +35,7 @@ PLURALS = [
     "purchases", "cancellations", "returns", "ratings", "complaints", "offers_seen", "offers_dismissed",
     "offers_redeemed",
 ]  # fmt: skip
-COMPLAINT, OFFER_REDEEMED = 12, 15
+CART_ADD, COMPLAINT, OFFER_REDEEMED = 3, 12, 15
 TIERS = ["", "basic", "silver", "gold", "platinum"]
 UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 
@@ -67,6 +67,7 @@ def facts(user: User, now_ms: int) -> dict[str, float | None]:
     ratings = [e.rating for e in did if e.kind == RATING]
     clock_ms = max(now_ms, *(e.time_ms for e in did))
     profile = latest_profile(user)
+    cart_ms = max((e.time_ms for e in did if e.kind == CART_ADD), default=0)
 
     def ago(time_ms: int | None, unit_ms: int) -> int | None:
         return max(now_ms - time_ms, 0) // unit_ms if time_ms else None
@@ -99,6 +100,7 @@ def facts(user: User, now_ms: int) -> dict[str, float | None]:
         "days_since_first_buy": ago(min((e.time_ms for e in buys), default=None), DAY_MS),
         "time_since_last_buy_s": ago(max((e.time_ms for e in buys), default=None), SECOND_MS),
         "time_since_last_offer_s": ago(user.offer_last_ms, SECOND_MS),
+        "cart_waiting_s": ago(cart_ms if cart_ms > max((e.time_ms for e in buys), default=0) else None, SECOND_MS),
         "session_age_s": ago(session(did)[1], SECOND_MS),
         "member_days": ago(profile.registered_ms, DAY_MS),
         "tier": profile.tier or None,

@@ -133,7 +133,7 @@ class CampaignRecords:
     bulk = 4
 
     def __init__(self) -> None:
-        folders = [ROOT / "docs" / "examples" / "campaigns", ROOT / "stream" / "shop" / "campaigns"]
+        folders = [ROOT / "stream" / "campaigns" / "ready", ROOT / "stream" / "shop" / "campaigns"]
         documents = [one for f in folders for path in sorted(f.glob("*.yaml")) for one in files.load(path).documents]
         self.seeds = [json.dumps({**document, "published_ms": NOW_MS}).encode() for document in documents]
 
@@ -158,7 +158,7 @@ class CampaignFiles:
     bulk = 4
 
     def __init__(self, folder: Path) -> None:
-        self.seeds = [path.read_bytes() for path in sorted((ROOT / "docs" / "examples" / "campaigns").glob("*.yaml"))]
+        self.seeds = [path.read_bytes() for path in sorted((ROOT / "stream" / "campaigns" / "ready").glob("*.yaml"))]
         self.seeds += CampaignRecords().seeds[:2]  # JSON is YAML
         self._file = folder / "campaign.yaml"
 
