@@ -1,4 +1,4 @@
-"""A network as an ONNX file of one step, and the proof that it is the same network."""
+"""A network as an ONNX file of what is served, and the proof that it is the same network."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from stream.core.features import dequantise
-from stream.core.row import N_FEATURES
-from stream.scoring.artefact import OUT_SUFFIX, SCORE_OUTPUT, STEP_INPUT
+from stream.core.row import N_FEATURES, N_STEPS
+from stream.scoring.artefact import HELD_INPUT, OUT_SUFFIX, SCORE_OUTPUT, STEP_INPUT
 from stream.scoring.session import open_session, run_sequence
 from training.metrics import Parity
 from training.models.network import Network
@@ -19,16 +19,25 @@ from training.seeded import OPSET
 
 
 def export(network: Network) -> bytes:
-    """The single step as ONNX, inputs x and the state, outputs score and the state; no metadata yet."""
+    """What is served as ONNX: inputs x and the state or the number of steps held, outputs score and the state.
+
+    It has no metadata yet.
+    """
     names = [name for name, _ in network.state]
-    signature = [tf.TensorSpec((None, N_FEATURES), tf.float32, name=STEP_INPUT)]
-    signature += [tf.TensorSpec((None, width), tf.float32, name=name) for name, width in network.state]
+    signature = [tf.TensorSpec((None, *width), tf.float32, name=name) for name, width in _inputs(network).items()]
     step = tf.function(network.served, input_signature=signature)
     model, _ = tf2onnx.convert.from_function(step, input_signature=signature, opset=OPSET)
     _name(model, [SCORE_OUTPUT, *(name + OUT_SUFFIX for name in names)])
     onnx.checker.check_model(model)
     bare: bytes = model.SerializeToString(deterministic=True)
     return bare
+
+
+def _inputs(network: Network) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs, without the batch."""
+    if network.state:
+        return {STEP_INPUT: (N_FEATURES,), **{name: (width,) for name, width in network.state}}
+    return {STEP_INPUT: (N_STEPS, N_FEATURES), HELD_INPUT: (1,)}
 
 
 def _name(model: Any, outputs: list[str]) -> None:  # noqa: ANN401  onnx has no types
@@ -74,12 +83,21 @@ def parity(network: Network, bare: bytes, steps: NDArray[np.uint8]) -> Parity:
     stepped = run_sequence(session, values, network.state)
     whole = network.sequence(values, training=False).numpy()
 
-    rng = np.random.default_rng(0)
-    x = values.reshape(-1, N_FEATURES)
-    state = [rng.uniform(-1, 1, (len(x), width)).astype(np.float32) for _, width in network.state]
-    expected = [tensor.numpy() for tensor in network.served(tf.constant(x), *map(tf.constant, state))]
+    given = _drawn_inputs(network, values)
+    expected = [tensor.numpy() for tensor in network.served(*map(tf.constant, given.values()))]
     names = [SCORE_OUTPUT, *(name + OUT_SUFFIX for name, _ in network.state)]
-    given = dict(zip((name for name, _ in network.state), state, strict=True))
-    found = session.run(names, {STEP_INPUT: x, **given})
+    found = session.run(names, given)
     one_step = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
     return Parity(one_step, float(np.abs(stepped - whole).max()))
+
+
+def _drawn_inputs(network: Network, values: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Every step with a state that no history leads to, or windows of which any number of steps is there."""
+    rng = np.random.default_rng(0)
+    x = values.reshape(-1, N_FEATURES)
+    if network.state:
+        state = {name: rng.uniform(-1, 1, (len(x), width)).astype(np.float32) for name, width in network.state}
+        return {STEP_INPUT: x, **state}
+    held = np.arange(2 * N_STEPS) % N_STEPS + 1
+    x = x[rng.integers(0, len(x), (len(held), N_STEPS))]
+    return {STEP_INPUT: x, HELD_INPUT: held.astype(np.float32)[:, None]}

@@ -102,9 +102,7 @@ def fit(
     both = _Fit(build, joined(train, valid), plan)
     for number in range(1, best.number + 1):
         both.epoch(number)
-    head = both.network.sequence.get_layer("head")
-    kernel, bias = head.get_weights()
-    head.set_weights([kernel * scaled.slope, bias * scaled.slope + scaled.shift])
+    both.network.sequence.get_layer("head").rescale(scaled.slope, scaled.shift)
     return Fitted(both.network, history, best, scaled, threshold)
 
 
@@ -179,7 +177,7 @@ def _begin_at_the_base_rates(model: keras.Model, train: Dataset) -> None:
     ]
     odds = np.clip(rates, 1e-4, 1 - 1e-4)
     bias = np.log(odds / (1 - odds))
-    model.get_layer("head").bias.assign(np.full(model.get_layer("head").bias.shape, bias[0]))
+    model.get_layer("head").begin_at(float(bias[0]))
     model.get_layer("far").bias.assign(bias[1:])
 
 

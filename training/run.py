@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stream.core.features import FEATURES
 from stream.core.row import N_FEATURES
-from stream.scoring.artefact import KIND_RECURRENT, Metadata, features_hash
+from stream.scoring.artefact import Metadata, features_hash
 from stream.scoring.model import Model, load
 from training.artefact import golden_examples, with_metadata
 from training.dataset import Dataset, build, joined, split_by_user
@@ -90,7 +90,7 @@ def make(
     # 4., 5.
     on_stage("judging")
     metadata = Metadata(
-        kind=KIND_RECURRENT,
+        kind=network.kind,
         architecture=architecture,
         arms=ARMS,
         horizon_ms=horizon_ms,

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stream.core.features import FEATURES, dequantise
-from stream.core.row import N_FEATURES
-from stream.scoring.artefact import KIND_RECURRENT, Metadata, features_hash
+from stream.core.row import N_FEATURES, N_STEPS
+from stream.scoring.artefact import KIND_RECURRENT, KIND_WINDOW, Metadata, features_hash
+from stream.scoring.session import State
 from training.artefact import golden_examples, with_metadata
 from training.prepare import DEVIATION_MAX, FLAG_VALUES, FLAGGED, HOUR, KIND, hour_table, kind_table, standard
 
@@ -24,22 +25,45 @@ OPSET = 17
 IR_VERSION = 8  # what came with opset 17: old runtimes read it too
 
 
-def seeded_model(seed: int = 1, arms: Sequence[str] = ("none",)) -> bytes:
-    """A single-step LSTM(50) with a dense head, metadata and golden examples: passes `stream.scoring.model.load`.
+def seeded_model(seed: int = 1, arms: Sequence[str] = ("none",), n_units: int = N_UNITS) -> bytes:
+    """A single-step LSTM with a dense head, metadata and golden examples: passes `stream.scoring.model.load`.
 
     Args:
         seed: draws weights and golden examples.
         arms: names of the score's columns, the first is "none".
+        n_units: of the LSTM; a row has room for 50.
     """
     rng = np.random.default_rng(seed)
     steps = rng.integers(0, 256, (8, 12, N_FEATURES), np.uint8)
-    graph = onnx.shape_inference.infer_shapes(_graph(rng, steps, len(arms)), strict_mode=True)
-    onnx.checker.check_model(graph)
+    state = (("h", n_units), ("c", n_units))
+    return _file(seed, _graph(rng, steps, len(arms), n_units), steps, arms, "lstm", state)
+
+
+def seeded_window_model(seed: int = 1) -> bytes:
+    """A logistic regression on every feature of the last steps, of the window kind: passes `stream.scoring.model.load`.
+
+    Args:
+        seed: draws weights and golden examples.
+    """
+    rng = np.random.default_rng(seed)
+    steps = rng.integers(0, 256, (8, 2 * N_STEPS, N_FEATURES), np.uint8)
+    return _file(seed, _window_graph(rng), steps, ("none",), "logistic", ())
+
+
+def _file(
+    seed: int,
+    graph: Any,  # noqa: ANN401  onnx has no types
+    steps: NDArray[np.uint8],
+    arms: Sequence[str],
+    architecture: str,
+    state: State,
+) -> bytes:
+    """A graph with its metadata and golden examples."""
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(graph, strict_mode=True))
     bare = graph.SerializeToString()
-    state = (("h", N_UNITS), ("c", N_UNITS))
     metadata = Metadata(
-        kind=KIND_RECURRENT,
-        architecture="lstm",
+        kind=KIND_RECURRENT if state else KIND_WINDOW,
+        architecture=architecture,
         arms=tuple(arms),
         horizon_ms=HORIZON_MS,
         state=state,
@@ -54,7 +78,47 @@ def seeded_model(seed: int = 1, arms: Sequence[str] = ("none",)) -> bytes:
     return with_metadata(bare, metadata)
 
 
-def _graph(rng: np.random.Generator, steps: NDArray[np.uint8], n_arms: int) -> Any:  # noqa: ANN401  onnx has no types
+def _window_graph(rng: np.random.Generator) -> Any:  # noqa: ANN401  onnx has no types
+    """Score = sigmoid(sum over the steps held and their features of w * value)."""
+    node = helper.make_node
+    constants = {
+        "places": np.arange(N_STEPS, dtype=np.float32)[None],
+        "length": np.array(N_STEPS, np.float32),
+        "axis": np.array([2], np.int64),
+        "flat": np.array([-1, N_STEPS * N_FEATURES], np.int64),
+        "w": rng.normal(0, 0.2 / N_FEATURES, (N_STEPS * N_FEATURES, 1)).astype(np.float32),
+    }
+    nodes = [
+        node("Sub", ["length", "held"], ["first"]),
+        node("GreaterOrEqual", ["places", "first"], ["inside"]),
+        node("Cast", ["inside"], ["there"], to=TensorProto.FLOAT),
+        node("Unsqueeze", ["there", "axis"], ["mask"]),
+        node("Mul", ["x", "mask"], ["values"]),
+        node("Reshape", ["values", "flat"], ["row"]),
+        node("MatMul", ["row", "w"], ["logit"]),
+        node("Sigmoid", ["logit"], ["score"]),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "seeded_window",
+        [
+            info("x", TensorProto.FLOAT, ["B", N_STEPS, N_FEATURES]),
+            info("held", TensorProto.FLOAT, ["B", 1]),
+        ],
+        [info("score", TensorProto.FLOAT, ["B", 1])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return _model(graph)
+
+
+def _model(graph: Any) -> Any:  # noqa: ANN401
+    return helper.make_model(
+        graph, producer_name="offerstream", ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
+    )
+
+
+def _graph(rng: np.random.Generator, steps: NDArray[np.uint8], n_arms: int, n_units: int) -> Any:  # noqa: ANN401  onnx has no types
     """The graph without metadata, an onnx.ModelProto."""
     mean, variance = standard(dequantise(steps.reshape(-1, N_FEATURES)))
     kinds, hours = kind_table(), hour_table()
@@ -75,10 +139,10 @@ def _graph(rng: np.random.Generator, steps: NDArray[np.uint8], n_arms: int) -> A
         "lowest": np.array(-DEVIATION_MAX, np.float32),
         "highest": np.array(DEVIATION_MAX, np.float32),
         "time_axis": np.array([0], np.int64),
-        "w": drawn(1, 4 * N_UNITS, n_prepared),
-        "r": drawn(1, 4 * N_UNITS, N_UNITS),
-        "b": drawn(1, 8 * N_UNITS),
-        "head_w": drawn(N_UNITS, n_arms) * 5,
+        "w": drawn(1, 4 * n_units, n_prepared),
+        "r": drawn(1, 4 * n_units, n_units),
+        "b": drawn(1, 8 * n_units),
+        "head_w": drawn(n_units, n_arms) * 5,
         "head_b": drawn(n_arms),
     }
     node = helper.make_node
@@ -100,7 +164,10 @@ def _graph(rng: np.random.Generator, steps: NDArray[np.uint8], n_arms: int) -> A
         node("Unsqueeze", ["h", "time_axis"], ["h_before"]),
         node("Unsqueeze", ["c", "time_axis"], ["c_before"]),
         node(
-            "LSTM", ["sequence", "w", "r", "b", "", "h_before", "c_before"], ["", "h_after", "c_after"], hidden_size=50
+            "LSTM",
+            ["sequence", "w", "r", "b", "", "h_before", "c_before"],
+            ["", "h_after", "c_after"],
+            hidden_size=n_units,
         ),
         node("Squeeze", ["h_after", "time_axis"], ["h_out"]),
         node("Squeeze", ["c_after", "time_axis"], ["c_out"]),
@@ -114,10 +181,8 @@ def _graph(rng: np.random.Generator, steps: NDArray[np.uint8], n_arms: int) -> A
     graph = helper.make_graph(
         nodes,
         "seeded",
-        [floats("x", N_FEATURES), floats("h", N_UNITS), floats("c", N_UNITS)],
-        [floats("score", n_arms), floats("h_out", N_UNITS), floats("c_out", N_UNITS)],
+        [floats("x", N_FEATURES), floats("h", n_units), floats("c", n_units)],
+        [floats("score", n_arms), floats("h_out", n_units), floats("c_out", n_units)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    return helper.make_model(
-        graph, producer_name="offerstream", ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
-    )
+    return _model(graph)

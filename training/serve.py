@@ -16,12 +16,12 @@ def carried(model: Model, dataset: Dataset) -> NDArray[np.float32]:
     lengths = np.diff(dataset.starts)
     longest_first = np.argsort(-lengths, kind="stable")
     starts, lengths = starts[longest_first], lengths[longest_first]
-    state = np.zeros((len(starts), model.metadata.n_state), np.float16)
+    memory = model.fresh(len(starts))
     scores = np.empty((len(dataset.steps), len(model.metadata.arms)), np.float32)
     for turn in range(int(lengths[0])):
         n = int(np.searchsorted(-lengths, -turn, side="left"))  # users with more than `turn` steps: the first n
         at = starts[:n] + turn
-        scores[at] = model.advance(dataset.steps[at], state[:n])
+        scores[at] = model.advance(dataset.steps[at], memory[:n])
     return scores
 
 
@@ -34,14 +34,14 @@ def rebuilt(model: Model, dataset: Dataset, at: NDArray[np.int64]) -> NDArray[np
         at: [n], places in `dataset.steps`.
     """
     first = dataset.starts[np.searchsorted(dataset.starts, at, side="right") - 1]
-    state = np.zeros((len(at), model.metadata.n_state), np.float16)
+    memory = model.fresh(len(at))
     scores = np.empty((len(at), len(model.metadata.arms)), np.float32)
     for ago in range(N_STEPS - 1, -1, -1):
         held = np.flatnonzero(at - ago >= first)
         if len(held):
-            after = state[held]
+            after = memory[held]
             scores[held] = model.advance(dataset.steps[at[held] - ago], after)
-            state[held] = after
+            memory[held] = after
     return scores
 
 

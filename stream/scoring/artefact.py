@@ -30,12 +30,19 @@ FORMAT = 1
 KIND_RECURRENT = "recurrent"
 """One step per event, hidden state carried in the row."""
 
+KIND_WINDOW = "window"
+"""The last steps at every event, out of the row's ring; no state."""
+
+KINDS = (KIND_RECURRENT, KIND_WINDOW)
+
 MODEL_BYTES_MAX = 900_000
 """Travels inside one Kafka record; brokers take 1 MiB by default, headers and key included."""
 
 ARMS_MAX = 16
 
 STEP_INPUT = "x"
+HELD_INPUT = "held"
+"""Of the window kind: how many of the steps are there, the newest ones; what stands before them means nothing."""
 SCORE_OUTPUT = "score"
 OUT_SUFFIX = "_out"
 """State `h` comes in as `h` and goes out as `h_out`."""
@@ -98,7 +105,7 @@ class Metadata:
     arms: tuple[str, ...]
     horizon_ms: int
     state: tuple[tuple[str, int], ...]
-    """Names and widths, in the order in which they stand in a row's `state`."""
+    """Names and widths, in the order in which they stand in a row's `state`; empty for the window kind."""
     golden: Golden
     data: Mapping[str, Any]
     metrics: Mapping[str, Any]
@@ -153,8 +160,8 @@ def parse_metadata(text: str | None) -> Metadata:
         said = json.loads(text)
         if said["format"] != FORMAT:
             raise _invalid(f"format {said['format']!r}; this version reads format {FORMAT}")
-        if said["kind"] != KIND_RECURRENT:
-            raise ModelRefused(Refusal.KIND_UNKNOWN, f"kind {said['kind']!r}; this version runs {KIND_RECURRENT!r}")
+        if said["kind"] not in KINDS:
+            raise ModelRefused(Refusal.KIND_UNKNOWN, f"kind {said['kind']!r}; this version runs {', '.join(KINDS)}")
         metadata = Metadata(
             kind=said["kind"],
             architecture=str(said["architecture"]),
@@ -186,8 +193,10 @@ def _check(metadata: Metadata) -> None:
     if metadata.horizon_ms <= 0:
         raise _invalid(f"horizon_ms {metadata.horizon_ms}: must be positive")
     names = [name for name, _ in metadata.state]
-    if not names or len(set(names)) != len(names) or any(width <= 0 for _, width in metadata.state):
+    if len(set(names)) != len(names) or any(width <= 0 for _, width in metadata.state):
         raise _invalid(f"state {metadata.state}: different names with positive widths")
+    if bool(names) != (metadata.kind == KIND_RECURRENT):
+        raise _invalid(f"state {metadata.state}: {KIND_RECURRENT!r} has one, {KIND_WINDOW!r} has none")
     if metadata.n_state > N_STATE:
         raise _invalid(f"a state of {metadata.n_state}; a row has room for {N_STATE}")
     steps, scores = metadata.golden.steps, metadata.golden.scores

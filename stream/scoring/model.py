@@ -1,10 +1,7 @@
 """A model in force: verified once, then one step per event.
 
-    model = load(champion(records))       verified, or ModelRefused: the one in force goes on
-    scores = model.score(steps, rows)     f32[n, A], the rows' hidden state moved on by one event
-
-The hidden state in a row belongs to the model whose hash stands beside it. Where that is another one, the state is
-rebuilt first from the row's ring of steps, lazily, at the user's next event and in bulk over the batch.
+model = load(champion(records))       verified, or ModelRefused: the one in force goes on
+scores = model.score(steps, rows)     f32[n, A], the rows' hidden state moved on by one event
 """
 
 import hashlib
@@ -15,6 +12,8 @@ from numpy.typing import NDArray
 from stream.core.features import dequantise
 from stream.core.row import N_FEATURES, N_STEPS, Rows
 from stream.scoring.artefact import (
+    HELD_INPUT,
+    KIND_RECURRENT,
     METADATA_KEY,
     MODEL_BYTES_MAX,
     OUT_SUFFIX,
@@ -25,7 +24,8 @@ from stream.scoring.artefact import (
     Refusal,
     parse_metadata,
 )
-from stream.scoring.session import Halves, Session, open_session, run_sequence
+from stream.scoring.network import Recurrent, Windowed
+from stream.scoring.session import Memory, Session, open_session, run_sequence
 
 GOLDEN_TOLERANCE = 1e-5
 BATCH_SIZES = (1, 2, 7, 64, 1000)
@@ -47,14 +47,11 @@ class Model:
         self.hash = int.from_bytes(sha256[:8], "big")
         self.hex = sha256.hex()
         self.metadata = metadata
-        self._session = session
-        self._halves = Halves()
-        self._outputs = [SCORE_OUTPUT, *(name + OUT_SUFFIX for name, _ in metadata.state)]
-        ends = np.cumsum([width for _, width in metadata.state]).tolist()
-        self._parts = [(name, slice(end - width, end)) for (name, width), end in zip(metadata.state, ends, strict=True)]
+        recurrent = metadata.kind == KIND_RECURRENT
+        self._network = Recurrent(session, metadata, self.hash) if recurrent else Windowed(session)
 
     def score(self, steps: NDArray[np.uint8], rows: Rows) -> NDArray[np.float32]:
-        """Move each row's hidden state on by its event and say what the model thinks.
+        """Say what the model thinks of each row after its event, and move its hidden state on.
 
         Args:
             steps: uint8 [n, F], the events just absorbed; each is the newest step in its row's ring already.
@@ -65,45 +62,27 @@ class Model:
         """
         if not len(rows):
             return np.empty((0, len(self.metadata.arms)), np.float32)
-        foreign = rows["model"] != self.hash
-        if foreign.any():
-            self._rebuild(rows, np.flatnonzero(foreign))
-        return self.advance(steps, rows["state"])
+        return self._network.score(steps, rows)
 
-    def advance(self, steps: NDArray[np.uint8], state: NDArray[np.float16]) -> NDArray[np.float32]:
-        """One step for each of n states.
+    def fresh(self, n: int) -> Memory:
+        """What is known of n users before their first event, for `advance`; the first axis is the user."""
+        return self._network.fresh(n)
+
+    def drawn(self, n: int, rng: np.random.Generator) -> Memory:
+        """As `fresh`, of users with some past: what `advance` must cope with."""
+        return self._network.drawn(n, rng)
+
+    def advance(self, steps: NDArray[np.uint8], memory: Memory) -> NDArray[np.float32]:
+        """One step for each of n users that have no row, to the same scores.
 
         Args:
             steps: uint8 [n, F], n >= 1.
-            state: float16 [n, at least `metadata.n_state`], changed in place, any strides; rounded before it is kept.
+            memory: of `fresh`, changed in place, any strides.
 
         Returns:
             scores float32 [n, A].
         """
-        feed = {name: self._halves.to_float(state[:, part]) for name, part in self._parts}
-        feed[STEP_INPUT] = dequantise(steps)
-        scores: NDArray[np.float32]
-        scores, *after = self._session.run(self._outputs, feed)
-        for (_, part), values in zip(self._parts, after, strict=True):
-            state[:, part] = self._halves.to_half(values)
-        return scores
-
-    def _rebuild(self, rows: Rows, at: NDArray[np.int64]) -> None:
-        """Make the hidden state of `rows[at]` ours: from zero over the steps in the ring but the newest, oldest first.
-
-        The newest step is that of the event being scored: `score` takes it next.
-        """
-        before = np.maximum(rows["step_count"][at].astype(np.int64) - 1, 0)
-        longest_first = np.argsort(-before, kind="stable")
-        at, before = at[longest_first], before[longest_first]
-        state = np.zeros((len(at), rows["state"].shape[1]), np.float16)
-        newest = rows["step_pos"][at].astype(np.int64) - 1
-        ring = rows["steps"]
-        for ago in range(int(before[0]), 0, -1):
-            n = int(np.searchsorted(-before, -ago, side="right"))  # rows that hold a step of so long ago: the first n
-            self.advance(ring[at[:n], (newest[:n] - ago) % N_STEPS], state[:n])
-        rows["state"][at] = state
-        rows["model"][at] = self.hash
+        return self._network.advance(steps, memory)
 
 
 def unscored(rows: Rows) -> NDArray[np.float32]:
@@ -122,7 +101,7 @@ def load(data: bytes, golden_tolerance: float = GOLDEN_TOLERANCE) -> Model:
     1. Size, before anything is parsed.
     2. The runtime accepts the graph.
     3. Metadata: there, of a known format and kind, made for the step that this version makes.
-    4. Inputs and outputs are those of a single step with the state that the metadata name.
+    4. Inputs and outputs are those of the kind: a single step with the state that the metadata name, or a window.
     5. The golden examples come out as they did where the model was made.
     6. Scores and states are numbers, scores lie in [0, 1], and bits do not depend on the batch size.
 
@@ -145,7 +124,7 @@ def load(data: bytes, golden_tolerance: float = GOLDEN_TOLERANCE) -> Model:
     except ModelRefused:
         raise
     except Exception as error:  # as above: shapes that only show when it runs
-        raise ModelRefused(Refusal.IO_DIFFER, f"the graph does not run as a single step: {error}") from error
+        raise ModelRefused(Refusal.IO_DIFFER, f"the graph does not run as its kind: {error}") from error
     return model
 
 
@@ -172,17 +151,19 @@ def _open(data: bytes) -> tuple[Session, Metadata]:
 
 
 def _check_io(session: Session, metadata: Metadata) -> None:
-    state = dict(metadata.state)
-    inputs = {STEP_INPUT: N_FEATURES, **state}
-    outputs = {SCORE_OUTPUT: len(metadata.arms), **{name + OUT_SUFFIX: width for name, width in state.items()}}
+    inputs: dict[str, list[int]] = {STEP_INPUT: [N_STEPS, N_FEATURES], HELD_INPUT: [1]}
+    if metadata.kind == KIND_RECURRENT:
+        inputs = {STEP_INPUT: [N_FEATURES], **{name: [width] for name, width in metadata.state}}
+    outputs = {SCORE_OUTPUT: [len(metadata.arms)]}
+    outputs |= {name + OUT_SUFFIX: [width] for name, width in metadata.state}
     for what, wanted, found in (("inputs", inputs, session.get_inputs()), ("outputs", outputs, session.get_outputs())):
         said = {node.name: (node.type, node.shape) for node in found}
         fits = said.keys() == wanted.keys() and all(
-            kind == _FLOAT and len(shape) == 2 and not isinstance(shape[0], int) and shape[1] == wanted[name]
+            kind == _FLOAT and shape and not isinstance(shape[0], int) and shape[1:] == wanted[name]
             for name, (kind, shape) in said.items()
         )
         if not fits:
-            raise ModelRefused(Refusal.IO_DIFFER, f"{what} {said}; expected float [batch, width] of {wanted}")
+            raise ModelRefused(Refusal.IO_DIFFER, f"{what} {said}; expected float [batch, ...] of {wanted}")
 
 
 def _check_golden(session: Session, metadata: Metadata, tolerance: float) -> None:
@@ -199,21 +180,21 @@ def _check_bits(model: Model) -> None:
     rng = np.random.default_rng(0)
     n = max(BATCH_SIZES)
     steps = rng.integers(0, 256, (n, N_FEATURES), np.uint8)
-    state = rng.uniform(-1, 1, (n, model.metadata.n_state)).astype(np.float16)
-    scores, after = _in_batches(model, steps, state, n)
+    memory = model.drawn(n, rng)
+    scores, after = _in_batches(model, steps, memory, n)
     _check_scores(scores)
     if not np.isfinite(after).all():
         raise ModelRefused(Refusal.NAN, "the state becomes infinite or not a number")
     for size in BATCH_SIZES:
-        found = _in_batches(model, steps, state, size)
+        found = _in_batches(model, steps, memory, size)
         if found[0].tobytes() != scores.tobytes() or found[1].tobytes() != after.tobytes():
             raise ModelRefused(Refusal.BATCH_SIZE_DIFFER, f"other bits in batches of {size} than in one of {n}")
 
 
 def _in_batches(
-    model: Model, steps: NDArray[np.uint8], state: NDArray[np.float16], size: int
-) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-    after = state.copy()
+    model: Model, steps: NDArray[np.uint8], memory: Memory, size: int
+) -> tuple[NDArray[np.float32], Memory]:
+    after = memory.copy()
     parts = [slice(start, start + size) for start in range(0, len(steps), size)]
     scores = np.concatenate([model.advance(steps[part], after[part]) for part in parts])
     return scores, after

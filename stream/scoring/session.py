@@ -6,10 +6,15 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stream.scoring.artefact import OUT_SUFFIX, SCORE_OUTPUT, STEP_INPUT
+from stream.core.row import N_FEATURES, N_STEPS
+from stream.scoring.artefact import HELD_INPUT, OUT_SUFFIX, SCORE_OUTPUT, STEP_INPUT
 
 State = tuple[tuple[str, int], ...]
-"""Names and widths of the carried state, in the order in which they stand in a row's `state`."""
+"""Names and widths of the carried state, in the order in which they stand in a row's `state`; the window kind has none.
+"""
+
+Memory = NDArray[Any]
+"""All that a network needs to know of n users before an event: see `stream.scoring.network`."""
 
 _FATAL = 4  # onnxruntime's severity: what goes wrong arrives as an exception, not a second time on the terminal
 
@@ -73,11 +78,16 @@ class Halves:
         return shaped
 
 
+def pushed(window: NDArray[Any], step: NDArray[Any]) -> NDArray[Any]:
+    """Windows [n, T, F], oldest first, each with one more step [n, F] at its end and one less at its beginning."""
+    return np.concatenate([window[:, 1:], step[:, None]], axis=1)
+
+
 def run_sequence(session: Session, values: NDArray[np.float32], state: State) -> NDArray[np.float32]:
-    """Step through histories from a zero state, the state carried in float32 and not rounded.
+    """Go through histories from their first step, a state carried in float32 and not rounded.
 
     Args:
-        session: a single-step graph.
+        session: a graph of one step, or of one window where there is no state.
         values: float32 [S, T, F], dequantised.
         state: names and widths of the carried state.
 
@@ -86,9 +96,15 @@ def run_sequence(session: Session, values: NDArray[np.float32], state: State) ->
     """
     carried = {name: np.zeros((len(values), width), np.float32) for name, width in state}
     outputs = [SCORE_OUTPUT, *(name + OUT_SUFFIX for name in carried)]
+    window = np.zeros((len(values), N_STEPS, N_FEATURES), np.float32)
     scores = []
     for t in range(values.shape[1]):
-        score, *after = session.run(outputs, {STEP_INPUT: np.ascontiguousarray(values[:, t]), **carried})
+        if carried:
+            feed = {STEP_INPUT: np.ascontiguousarray(values[:, t]), **carried}
+        else:
+            window = pushed(window, values[:, t])
+            feed = {STEP_INPUT: window, HELD_INPUT: np.full((len(values), 1), min(t + 1, N_STEPS), np.float32)}
+        score, *after = session.run(outputs, feed)
         carried = dict(zip(carried, after, strict=True))
         scores.append(score)
     return np.stack(scores, axis=1)

@@ -16,7 +16,7 @@ from stream.scoring.model import Model, load
 from tests.e2e import expect
 from tests.e2e.harness import ROOT, Place, Read, Site, Worker, event, wait_until
 from tests.e2e.logs import profile, trigger
-from training.seeded import seeded_model
+from training.seeded import seeded_model, seeded_window_model
 
 CAMPAIGN: dict[str, Any] = {
     "id": "nudge",
@@ -289,6 +289,8 @@ def _with_other_features(file: bytes) -> bytes:
 def test_models_change_while_it_runs(site: Site, model: Model, model_file: bytes) -> None:
     other_file = seeded_model(2)
     other = load(other_file)
+    window_file = seeded_window_model(2)
+    window = load(window_file)
     users = [f"u{i}" for i in range(30)]
     with site.worker() as worker:
         desk = Desk(site, worker)
@@ -316,13 +318,17 @@ def test_models_change_while_it_runs(site: Site, model: Model, model_file: bytes
         site.publish_model(other_file, other.hex)
         worker.wait_log(rf"model in force: {other.hex[:12]}")
         assert all(d["model"] == other.hex for d in desk.ask(*users[:20]).values())
+        # So is one of the other kind, which carries no state.
+        site.publish_model(window_file, window.hex)
+        worker.wait_log(rf"model in force: {window.hex[:12]}")
+        assert all(d["model"] == window.hex for d in desk.ask(*users[:10]).values())
         site.publish_model(model_file, model.hex)  # and back, for all but those who were not there meanwhile
         worker.wait_log(rf"model in force: {model.hex[:12]}", times=2)
         desk.ask(*users)
         metrics = worker.metrics()
         assert metrics[f'offerstream_model_info{{hash="{model.hex}"}}'] == 1
         assert f'offerstream_model_info{{hash="{other.hex}"}}' not in metrics
-    expect.check_all(site, [model, other])
+    expect.check_all(site, [model, other, window])
 
 
 def sha256_hex(data: bytes) -> str:

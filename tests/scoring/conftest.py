@@ -1,7 +1,7 @@
 import pytest
 
 from stream.scoring.model import Model, load
-from training.seeded import seeded_model
+from training.seeded import seeded_model, seeded_window_model
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +17,13 @@ def model(seeded_bytes: bytes) -> Model:
 @pytest.fixture(scope="session")
 def other_model() -> Model:
     return load(seeded_model(2))
+
+
+@pytest.fixture(scope="session")
+def window_bytes() -> bytes:
+    return seeded_window_model(1)
+
+
+@pytest.fixture(scope="session")
+def window_model(window_bytes: bytes) -> Model:
+    return load(window_bytes)

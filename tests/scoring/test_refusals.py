@@ -157,7 +157,14 @@ BAD = {
     "golden examples with a garbled header": (edit_metadata(golden_garbled), Refusal.METADATA_INVALID, "header"),
     "cut golden examples": (edit_metadata(golden_cut), Refusal.METADATA_INVALID, ""),
     "not an object": (edit_metadata(lambda m: m.update(golden=None)), Refusal.METADATA_INVALID, ""),
-    "a window model": (edit_metadata(lambda m: m.update(kind="window")), Refusal.KIND_UNKNOWN, "window"),
+    "an unknown kind": (edit_metadata(lambda m: m.update(kind="ensemble")), Refusal.KIND_UNKNOWN, "ensemble"),
+    "a window with a state": (edit_metadata(lambda m: m.update(kind="window")), Refusal.METADATA_INVALID, "has none"),
+    "a step that says it is a window": (
+        edit_metadata(lambda m: m.update(kind="window", state=[])),
+        Refusal.IO_DIFFER,
+        "held",
+    ),
+    "a recurrent one without a state": (edit_metadata(lambda m: m.update(state=[])), Refusal.METADATA_INVALID, "one"),
     "other features": (
         edit_metadata(lambda m: m.update(features=["kind", "age"], features_hash="00")),
         Refusal.FEATURES_DIFFER,

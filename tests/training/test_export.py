@@ -1,14 +1,21 @@
+from dataclasses import replace
+
 import keras
 import numpy as np
 import onnx
 import pytest
 
-from stream.core.features import dequantise
-from stream.core.row import N_FEATURES, N_STATE
+from stream.core.features import FEATURES, dequantise
+from stream.core.row import N_FEATURES, N_STEPS
+from stream.scoring.artefact import Metadata, ModelRefused, Refusal, features_hash
+from stream.scoring.model import load
 from stream.scoring.session import open_session, run_sequence
+from training.artefact import golden_examples, with_metadata
 from training.dataset import Split
 from training.export import export, parity
 from training.fit import Fitted
+from training.models.head import Head
+from training.models.network import Network
 from training.models.registry import BUILDERS
 from training.prepare import standard
 
@@ -40,18 +47,68 @@ def test_tensorflow_and_onnx_agree(fitted: Fitted, bare: bytes) -> None:
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_every_network_is_its_export(architecture: str, split: Split) -> None:
-    """Weights as drawn, a head that says something: the same gate as for a trained one."""
+def test_every_network_is_its_export_and_fit_for_a_worker(architecture: str, split: Split) -> None:
+    """Weights as drawn, a head that says something, three arms: the same gate as for a trained one."""
     keras.utils.set_random_seed(3)
-    network = BUILDERS[architecture](standard(dequantise(split.train.steps)), 2, 0.3)
+    network = BUILDERS[architecture](standard(dequantise(split.train.steps)), 3, 0.3)
+    network.sequence.get_layer("head").rescale(0.5, 0.0)
     bare = export(network)
     found = parity(network, bare, histories(4, 20, 70))
     assert 0 <= found.one_step <= 1e-5
     assert 0 <= found.sequence <= 1e-5
-    scores = run_sequence(open_session(bare), dequantise(histories(5, 20, 40)), network.state)
-    assert scores.shape == (20, 40, 2)
-    assert scores.std() > 1e-2
-    assert sum(width for _, width in network.state) <= N_STATE
+    steps = histories(5, 8, 2 * N_STEPS)
+    scores = run_sequence(open_session(bare), dequantise(steps), network.state)
+    assert scores.shape == (8, 2 * N_STEPS, 3)
+    assert scores.std(axis=(0, 1)).min() > 1e-2
+    assert (np.diff(scores, axis=2) >= 0).all()
+    # `load` runs the golden examples and compares the bits at batch sizes of 1, 2, 7, 64 and 1,000.
+    model = load(with_metadata(bare, said_of(architecture, network, bare, steps)))
+    assert model.metadata.kind == ("recurrent" if architecture in {"lstm", "gru", "rnn"} else "window")
+    other = golden_examples(bare, steps, network.state)
+    other.scores[-1, -1, -1] += 1e-4
+    with pytest.raises(ModelRefused) as refused:
+        load(with_metadata(bare, replace(model.metadata, golden=other)))
+    assert refused.value.reason is Refusal.GOLDEN_DIFFER
+
+
+def said_of(architecture: str, network: Network, bare: bytes, steps: np.ndarray) -> Metadata:
+    return Metadata(
+        kind=network.kind,
+        architecture=architecture,
+        arms=("none", "ten", "twenty"),
+        horizon_ms=3_600_000,
+        state=network.state,
+        golden=golden_examples(bare, steps, network.state),
+        data={},
+        metrics={},
+        parent=None,
+        commit="",
+        features=tuple(feature.name for feature in FEATURES),
+        features_hash=features_hash(),
+    )
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.1, 2.0])
+def test_deeper_arms_are_never_less_likely_whatever_was_learnt(slope: float) -> None:
+    head = Head(5)
+    seen = np.random.default_rng(1).normal(0, 3, (2_000, 7)).astype(np.float32)
+    head(seen)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        for weight in head.trainable_weights:
+            weight.assign(rng.normal(0, 10, weight.shape))
+        head.rescale(slope, 0.5)
+        assert (np.diff(head(seen).numpy(), axis=1) >= 0).all()
+
+
+def test_a_head_of_one_arm_is_logistic() -> None:
+    head = Head(1)
+    seen = np.random.default_rng(1).normal(0, 1, (50, 7)).astype(np.float32)
+    head(seen)
+    head.rescale(2.0, 0.25)
+    kernel, bias = head.get_weights()
+    expected = 1 / (1 + np.exp(-(seen.astype(np.float64) @ kernel + bias)))
+    np.testing.assert_allclose(head(seen).numpy(), expected, atol=1e-6)
 
 
 def test_stepping_is_running_the_sequence(fitted: Fitted, bare: bytes) -> None:

@@ -2,12 +2,19 @@
 
 from collections.abc import Callable
 
-from training.models import lstm
+from training.models import cnn, gru, logistic, lstm, rnn, transformer
 from training.models.network import Network
 from training.prepare import Standard
 
 Builder = Callable[[Standard, int, float], Network]
 """(standard, number of arms, dropout) to a network with fresh weights."""
 
-BUILDERS: dict[str, Builder] = {"lstm": lstm.build}
+BUILDERS: dict[str, Builder] = {
+    "lstm": lstm.build,
+    "gru": gru.build,
+    "rnn": rnn.build,
+    "cnn": cnn.build,
+    "transformer": transformer.build,
+    "logistic": logistic.build,
+}
 DEFAULT = "lstm"
