@@ -32,6 +32,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "demo": Subcommand("stream.shop.demo:demo", "The whole product on this machine, from events to offers."),
     "doctor": Subcommand("stream.doctor:doctor", "Check this machine and say what is missing."),
     "export": Subcommand("stream.kafka.export:export_command", "All that is kept about a user, as JSON."),
+    "repartition": Subcommand("stream.kafka.repartition:repartition", "Move the state to topics with more partitions."),
     "replay": Subcommand("stream.shop.replay:replay", "Publish a recorded log as events."),
     "shop": Subcommand("stream.shop.cli:shop", "The simulated shop: events in, offers taken."),
     "topics": Subcommand("stream.kafka.admin:topics", "Create and check the topics."),

@@ -32,6 +32,10 @@ class Applied(msgspec.Struct, frozen=True):
     """Campaign versions in force at the last batch."""
     budgets: dict[str, dict[str, float]] = {}
     """The partition's purses, see `stream.core.budget`."""
+    moved_to: str = ""
+    """App that has the rows now (`stream.kafka.move`): no worker goes on from here."""
+    filled_from: str = ""
+    """App whose rows are still being copied to here: no worker begins."""
 
 
 _encoder = msgspec.json.Encoder()

@@ -137,6 +137,25 @@ def count_problems(found: dict[str, Topic], keyed_by_user: dict[str, bool], part
     return problems
 
 
+def group_members(admin: AdminClient, group: str) -> list[str]:
+    """Who is in a consumer group: names of static members, client ids of others.
+
+    Raises:
+        BrokerSilentError: the group's coordinator does not answer.
+    """
+    give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        try:
+            asked = admin.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)
+            return sorted(member.group_instance_id or member.client_id for member in asked[group].result().members)
+        except KafkaException as e:
+            if e.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:  # it never had a member
+                return []
+            if time.monotonic() > give_up_s:
+                raise BrokerSilentError(f"nothing of the group {group} from the brokers: {e.args[0].str()}") from e
+        time.sleep(_PAUSE_S)  # a broker that was just started is still reading its groups
+
+
 def log_ranges(admin: AdminClient, partitions: list[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
     """(first offset, last stable offset) of each (topic, partition): what a read_committed reader can read now.
 

@@ -9,6 +9,7 @@ from rocksdict import Cache
 
 from stream.errors import SourceLostError, StoreCorruptError
 from stream.kafka import applied as applied_record
+from stream.kafka.applied import Applied
 from stream.kafka.cluster import INPUTS, Cluster
 from stream.kafka.restore import restore
 from stream.kafka.store import Store, open_or_set_aside, set_aside
@@ -96,11 +97,13 @@ def where_to_go_on(
         metrics: lost events are counted.
 
     Raises:
-        SourceLostError: a topic is another one, ends before what was applied, or lost events that were not.
+        SourceLostError: a topic is another one, ends before what was applied, or lost events that were not; or the
+            rows were moved to another app, or are still on their way to this one.
     """
     if record is None:
         return Position(0, {source: logs[source][0] for source in INPUTS})
     applied = applied_record.decode(record)
+    _refuse_moved(applied, partition)
     if applied.partitions != settings.partitions:
         raise SourceLostError(
             f"partition {partition}: its rows were made with {applied.partitions} partitions, now there are "
@@ -128,3 +131,17 @@ def where_to_go_on(
             metrics.events_lost.inc(lost)
         read[source] = max(applied_to, first)
     return Position(applied.sequence, read)
+
+
+def _refuse_moved(applied: Applied, partition: int) -> None:
+    if applied.moved_to:
+        raise SourceLostError(
+            f"partition {partition}: its rows were moved to the app {applied.moved_to}, which has its own topics and "
+            "partition count: set OFFERSTREAM_APP_ID, OFFERSTREAM_TOPIC_PREFIX and OFFERSTREAM_PARTITIONS to what "
+            "`python -m stream repartition` said"
+        )
+    if applied.filled_from:
+        raise SourceLostError(
+            f"partition {partition}: rows are still being copied from the app {applied.filled_from}: let "
+            "`python -m stream repartition` come to its end, call it again if it was stopped"
+        )

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -69,6 +70,13 @@ def test_events_that_retention_took() -> None:
 def test_another_partition_count() -> None:
     with pytest.raises(SourceLostError, match="made with 4 partitions, now there are 8"):
         ask(record(), dataclasses.replace(SETTINGS, partitions=8))
+
+
+def test_rows_that_are_elsewhere() -> None:
+    with pytest.raises(SourceLostError, match=r"its rows were moved to the app v2.* OFFERSTREAM_APP_ID"):
+        ask(msgspec.structs.replace(record(), moved_to="v2"))
+    with pytest.raises(SourceLostError, match=r"rows are still being copied from the app v1: .*repartition"):
+        ask(msgspec.structs.replace(record(), filled_from="v1"))
 
 
 def test_an_applied_record_is_read_as_it_was_written() -> None:
