@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from stream.errors import DeliveryError, SetupError
 from stream.kafka.topics import QUIET, Record
@@ -72,13 +72,13 @@ class SpreadProducer:
 
     def send(self, topic: str, partition: int, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Records to one partition."""
-        messages = [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
+        messages: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
         while messages:
             self._producer.produce_batch(topic, messages, partition)
             messages = [message for message in messages if "_error" in message]
             for message in messages:
                 error = message.pop("_error")
-                if not error.retriable() and error.name() != "_QUEUE_FULL":
+                if error.code() != KafkaError._QUEUE_FULL:  # noqa: SLF001 larger than any broker takes
                     raise KafkaException(error)
             if messages:
                 self._producer.flush(1.0)
