@@ -203,17 +203,21 @@ _SETTLES = np.zeros(len(Kind), bool)
 _SETTLES[[*_ENDS, Kind.ORDER_CANCELLED, Kind.ORDER_RETURNED]] = True
 
 
-def name_open_offers(rows: Rows, at: NDArray[np.int64], offers: Sequence[int]) -> None:
+def name_open_offers(
+    rows: Rows, at: NDArray[np.int64], offers: NDArray[np.void], campaigns: CampaignSet, ids: Sequence[int]
+) -> None:
     """Enter which offers were made, where money was reserved for one, in place.
 
     Args:
         rows: ROW [any], of which
-        at: [n] got offers, in the order in which they were made.
-        offers: n 64-bit hashes of their ids.
+        at: [n] got offers, in the order in which they were made; a row may have got several.
+        offers: DECISION [n], those.
+        campaigns: in force.
+        ids: n 64-bit hashes of the offers' ids.
     """
-    for i, offer in zip(at.tolist(), offers, strict=True):
-        if rows["open_offer"][i] == PENDING:
-            rows["open_offer"][i] = offer_key(offer)
+    for i, index, id_ in zip(at.tolist(), offers["campaign"].tolist(), ids, strict=True):
+        if campaigns.campaigns[index].budget is not None:
+            rows["open_offer"][i] = offer_key(id_)
 
 
 def offer_key(offer: int) -> int:

@@ -257,8 +257,9 @@ class Partition:
             open_.outputs.add(emitted)
             if len(emitted.offered):
                 open_.published_ms.append(published_ms[at[emitted.offered]])
-                if wallet:
-                    name_open_offers(rows, row[at[emitted.offered]], emitted.offer_ids)
+                if in_force.campaigns.budgeted:
+                    offers = outcome.decisions[emitted.offered]
+                    name_open_offers(rows, row[at[emitted.offered]], offers, in_force.campaigns, emitted.offer_ids)
             lap("emit")
         for source in np.unique(events["source"]).tolist():
             # A row that is ahead of the applied record stays ahead: the batches replayed up to it may be other ones.

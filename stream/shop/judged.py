@@ -94,11 +94,10 @@ class Run:
         offered = np.flatnonzero(outcome.decisions["reason"] == Reason.OFFERED)
         if not len(offered):
             return
-        name_open_offers(self.rows, row[offered], offer_hashes(TOPICS, 0, events[offered]))
+        offers = outcome.decisions[offered]
+        name_open_offers(self.rows, row[offered], offers, in_force.campaigns, offer_hashes(TOPICS, 0, events[offered]))
         names = [self.shop.population.id(i).encode() for i in row[offered].tolist()]
-        values = encode_offers(
-            TOPICS, 0, names, events[offered], outcome.decisions[offered], in_force.campaigns, "", self.now_ms, CURRENCY
-        )
+        values = encode_offers(TOPICS, 0, names, events[offered], offers, in_force.campaigns, "", self.now_ms, CURRENCY)
         for value in values:
             self._waiting += self.shop.offer(value, self.now_ms)
 

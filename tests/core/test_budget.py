@@ -62,7 +62,7 @@ class World:
         offered = np.flatnonzero(decisions["reason"] == Reason.OFFERED)
         ids = [self.next_offer + i for i in range(len(offered))]
         self.next_offer += len(ids)
-        name_open_offers(rows, offered, ids)
+        name_open_offers(rows, offered, decisions[offered], self.campaigns, ids)
         self.rows[users] = rows
         for i, id_ in zip(offered.tolist(), ids, strict=True):
             self.promised[id_] = users[i], int(rows["open_cost"][i])

@@ -23,14 +23,15 @@ from stream.kafka.cluster import look
 from stream.kafka.control import InForce
 from stream.kafka.partition import Partition, Shared
 from stream.kafka.store import shared_cache
+from stream.kafka.topics import Topics
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics
 from stream.scoring.model import load
 from stream.settings import GUARANTEES, Settings
 from stream.topology import process
 from tests.e2e import expect
-from tests.e2e.harness import Event, Site
-from tests.e2e.logs import trigger
+from tests.e2e.harness import Event, Site, event
+from tests.e2e.logs import profile, trigger
 from training.seeded import seeded_model
 
 NOTHING = InForce(None, compile_campaigns({})[0])
@@ -192,6 +193,54 @@ def test_what_was_not_committed_is_forgotten(site: Site) -> None:
 
     asyncio.run(story())
     expect.check_all(site, [])
+
+
+def _campaign(name: str, kind: str, **fields: Any) -> dict[str, Any]:
+    """A coupon for who is new, at events of a kind."""
+    return {
+        "id": name, "name": name, "version": 1, "trigger": {"kinds": [kind]},
+        "arms": [{"id": "five", "kind": "coupon", "value_minor": 500}],
+        "policy": {"kind": "segment", "arms": {"new": "five"}}, "valid_for": "24h", "currency": "EUR", **fields,
+    }  # fmt: skip
+
+
+def test_a_redemption_is_charged_though_another_offer_came_just_before(site: Site) -> None:
+    """An offer without a budget and one under a budget, to one user in one batch: the row remembers the latter."""
+    documents = [
+        _campaign("free", "product_view"),
+        _campaign("paid", "cart_add", budget={"total_minor": 1_000, "pacing": "asap"}),
+    ]
+    campaigns, problems = compile_campaigns({d["id"]: json.dumps(d).encode() for d in documents})
+    assert not problems
+    now_ms = time.time_ns() // 1_000_000
+
+    def published(*events: Event) -> EventBatch:
+        site.publish(events)
+        source_of = {site.settings.topic(e.source): e.source for e in events}
+        with Topics(site.settings.bootstrap) as topics:
+            read = list(topics.read([(topic, 0) for topic in source_of]))
+        return EventBatch(0, {source_of[topic]: records for (topic, _), records in read}, more_waits=False)
+
+    async def story() -> None:
+        room = Room(site)
+        async with room.partition() as partition:
+            seen = event("clickstream", event_id="e1", user_id="u", time_ms=now_ms, kind="product_view")
+            batch = published(profile("u", now_ms), seen, trigger("u", "e2", now_ms + 1))
+            await partition.apply(batch, InForce(None, campaigns))
+            await partition.drain()
+            offers = {o.json["campaign_id"]: o.json["offer_id"] for o in site.out("offers")}
+            assert offers.keys() == {"free", "paid"}
+            redeemed = event(
+                "redemptions", event_id="r1", user_id="u", time_ms=now_ms + 2, kind="redeemed",
+                offer_id=offers["paid"], amount_minor=400, currency="EUR",
+            )  # fmt: skip
+            await partition.apply(published(redeemed), InForce(None, campaigns))
+            await partition.drain()
+        assert not room.fatal
+
+    asyncio.run(story())
+    (purse,) = site.applied()[0].budgets.values()
+    assert (purse["spent_minor"], purse["reserved_minor"], purse["unknown"]) == (400, 0, 0)
 
 
 def _most_bytes(site: Site, topic: str, n: int) -> None:
