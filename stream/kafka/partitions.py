@@ -103,7 +103,7 @@ class Partitions:
             still_ours: False when the group has moved on: then nothing more is taken over.
 
         Returns:
-            Whether all of `wanted` is open.
+            Whether all of `wanted` is open: False only when the group has moved on.
 
         Raises:
             OfferstreamError: a partition cannot be taken over.
@@ -114,38 +114,38 @@ class Partitions:
             )
         self._still_ours = still_ours
         async with self._lock:
-            return await self._take_over(wanted, still_ours)
+            await self._take_over(wanted, still_ours)
+            # One that stays may have failed meanwhile, with its last commit: nobody else would let events flow again.
+            while not wanted <= set(self._sound()) and still_ours():
+                await self._take_over(wanted, still_ours)
+            return wanted <= set(self._sound())
 
     async def stand_by(self, wanted: set[int]) -> None:
         """Follow the changelogs of exactly `wanted`, which other workers own."""
         async with self._lock:
             await self._standbys.follow(wanted - set(self._open))
 
-    async def _take_over(self, wanted: set[int], still_ours: Callable[[], bool]) -> bool:
+    async def _take_over(self, wanted: set[int], still_ours: Callable[[], bool]) -> None:
         await self._standbys.follow(self._standbys.numbers() - wanted)
         for number, partition in sorted(self._open.items()):
             if number not in wanted or partition.failed:
-                await self._drop(number)
+                await self._drop(partition)
         if not wanted:
-            return True
+            return
         cluster = await self._ask(look, self._settings, self._admin)
         changelog = self._settings.changelog
-        logs = await self._ask(log_ranges, self._admin, [(changelog, number) for number in sorted(self._open)])
-        for number in sorted(self._open):
-            if self._open[number].changelog_end != logs[changelog, number][1]:
+        staying = sorted(self._open.items())
+        logs = await self._ask(log_ranges, self._admin, [(changelog, number) for number, _ in staying])
+        for number, partition in staying:
+            if partition.changelog_end != logs[changelog, number][1]:
                 logger.warning("partition %d: its changelog has grown meanwhile, taking it over anew", number)
-                await self._drop(number)
-        new = sorted(wanted - set(self._open))
-        self._shared.metrics.restoring.set(len(new))
+                await self._drop(partition)
         try:
             async with asyncio.TaskGroup() as group:
-                for number in new:
+                for number in sorted(wanted - set(self._open)):
                     group.create_task(self._take_over_one(number, cluster, still_ours))
         except* Exception as group:  # noqa: BLE001 the first one speaks for all
             raise group.exceptions[0] from None
-        finally:
-            self._shared.metrics.restoring.set(0)
-        return wanted <= set(self._sound())
 
     async def _ask(self, question: Callable[..., T], *args: object) -> T:
         """Put a question to the brokers until they answer, for as long as an outage may last."""
@@ -163,13 +163,16 @@ class Partitions:
     async def _take_over_one(self, number: int, cluster: Cluster, still_ours: Callable[[], bool]) -> None:
         self._lives += 1
         partition = Partition(number, self._shared, self._lives, self._on_failed)
-        if still_ours() and await partition.take_over(cluster, self._admin, still_ours):
-            self._open[number] = partition
-        self._shared.metrics.restoring.dec()
+        with self._shared.metrics.restoring.track_inprogress():
+            if still_ours() and await partition.take_over(cluster, self._admin, still_ours):
+                self._open[number] = partition
 
-    async def _drop(self, number: int) -> None:
-        await self._open.pop(number).drop()
-        logger.info("partition %d: let go", number)
+    async def _drop(self, partition: Partition, *, keep_store: bool = True) -> None:
+        """Unless it is gone: a drain gives up partitions while others are handed round."""
+        if self._open.get(partition.number) is partition:
+            del self._open[partition.number]
+            await partition.drop(keep_store=keep_store)
+            logger.info("partition %d: let go", partition.number)
 
     # --- transactions that failed
 
@@ -217,7 +220,7 @@ class Partitions:
                 # 2.
                 if self._open.get(number) is not failed:
                     return
-                await self._drop(number)
+                await self._drop(failed)
                 # 3.
                 await self._insist(number)
             # 4.
@@ -242,14 +245,14 @@ class Partitions:
     async def drain(self) -> None:
         """Commit what is in work, within `drain_timeout_ms`; what does not manage is dropped uncommitted."""
         timeout_s = self._settings.drain_timeout_ms / 1000
-        drains = {asyncio.create_task(p.drain()): number for number, p in self._sound().items()}
+        drains = {asyncio.create_task(partition.drain()): partition for partition in self._sound().values()}
         if not drains:
             return
         done, late = await asyncio.wait(drains, timeout=timeout_s)
         for task in late:
             task.cancel()
-            logger.error("partition %d: not drained within %.0f s, abandoned", drains[task], timeout_s)
-            await self._open.pop(drains[task]).drop(keep_store=False)
+            logger.error("partition %d: not drained within %.0f s, abandoned", drains[task].number, timeout_s)
+            await self._drop(drains[task], keep_store=False)
         for task in done:
             error = task.exception()
             if error is not None:
@@ -270,5 +273,5 @@ class Partitions:
             renewal.cancel()
         async with self._lock:
             await self._standbys.close()
-            for number in sorted(self._open):
-                await self._drop(number)
+            for _, partition in sorted(self._open.items()):
+                await self._drop(partition)

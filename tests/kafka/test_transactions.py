@@ -13,6 +13,8 @@ from stream.errors import DeliveryError, FencedError, TransactionError
 from stream.kafka.cluster import log_ranges
 from stream.kafka.partitions import FAILURES_PER_MINUTE_MAX, Flow, Partitions
 from stream.kafka.producer import TransactionalProducer
+from stream.kafka.topics import Topics
+from stream.kafka.transport import EventBatch
 from tests.e2e import expect
 from tests.e2e.harness import Site, wait_until
 from tests.faults.proxy import Proxy
@@ -186,9 +188,38 @@ def test_a_partition_that_was_fenced_is_taken_over_anew(site: Site) -> None:
         other.close()
         assert not room.fatal
         assert room.metrics.registry.get_sample_value("offerstream_transactions_failed_total") == 1
+        assert room.metrics.registry.get_sample_value("offerstream_restoring") == 0
 
     asyncio.run(story())
     expect.check_all(site, [])
+
+
+def test_a_partition_that_fails_while_others_are_taken_over_is_taken_over_too(
+    broker: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    """It was to stay, and its last commit fails: the take-over is not done until it is there again."""
+    site = Site(broker, topic_prefix, tmp_path, partitions=2)
+
+    async def story() -> None:
+        room = Room(site, commit_interval_ms=60_000)
+        partitions = Owner(room).partitions
+        assert await partitions.take_over({0}, always)
+        first = partitions[0]
+        site.publish(clicks(10))
+        with Topics(site.settings.bootstrap) as topics:
+            ((_, records),) = topics.read([(site.settings.topic("clickstream"), 0)])
+        await partitions.apply(EventBatch(0, {"clickstream": records}, more_waits=True, life=first.life), NOTHING)
+        other = opened(site)
+        taken, _ = await asyncio.gather(partitions.take_over({0, 1}, always), partitions.drain())
+        assert first.failed
+        assert taken
+        assert set(partitions.lives()) == {0, 1}
+        assert partitions[0].read["clickstream"] == 0
+        await partitions.close()
+        other.close()
+        assert not room.fatal
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("moved_on", ["before", "after"])
