@@ -90,14 +90,25 @@ class BulkProducer:
         """As `send`, records that have headers."""
         self._check()
         for key, value, headers in records:
-            while True:
-                try:
-                    self._producer.produce(topic, value, key, self._partition, self._on_bulk, headers=headers)
-                    break
-                except BufferError:
-                    self._make_room()
-                except KafkaException as e:
-                    raise self._not_delivered(e.args[0]) from e
+            self._produce(topic, key, value, self._on_bulk, headers)
+
+    def _produce(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        on_delivery: Callable[..., None] | None,
+        headers: list[Header],
+    ) -> None:
+        """Hand over one record, once the queue has room for it."""
+        while True:
+            try:
+                self._producer.produce(topic, value, key, self._partition, on_delivery, headers=headers)
+                break
+            except BufferError:
+                self._make_room()
+            except KafkaException as e:
+                raise self._not_delivered(e.args[0]) from e
 
     def send_last(self, topic: str, key: bytes, value: bytes) -> int:
         """Send one record, wait until it is acknowledged.
@@ -211,10 +222,7 @@ class TransactionalProducer(BulkProducer):
             TransactionError: the transaction was not committed; or nobody knows, since no broker answers.
         """
         self._last_offset = -1
-        try:
-            self._producer.produce(topic, value, key, self._partition, self._note)
-        except (KafkaException, BufferError) as e:
-            raise TransactionError(f"partition {self._partition}: {e}") from e
+        self._produce(topic, key, value, self._note, [])
         self._insist(self._producer.commit_transaction, lambda: True)
         if self._last_offset < 0:
             raise TransactionError(f"partition {self._partition}: committed, but where is not known")

@@ -128,6 +128,25 @@ def test_a_commit_that_is_cut_off_is_asked_for_until_it_is_sure(site: Site, cut_
     assert [(r.offset, r.value) for r in site.read(site.settings.changelog)] == [(offset, b"applied")]
 
 
+def test_a_commit_waits_until_the_queue_has_room_for_its_last_record(site: Site) -> None:
+    """Much was sent and the brokers are slow: no reason to throw it all away."""
+    with Proxy(site.settings.bootstrap) as proxy:
+        producer = TransactionalProducer(dataclasses.replace(site.settings, bootstrap=proxy.bootstrap), 0)
+        assert producer.initialise(always)
+        producer.begin()
+        proxy.cut()
+        producer.send(site.settings.changelog, [b"u%d" % i for i in range(63)], [bytes(520 << 10)] * 63)
+        with pytest.raises(BufferError):  # or nothing is shown here
+            producer._producer.produce(site.settings.changelog, bytes(100 << 10))
+        timer = threading.Timer(1, proxy.mend)
+        timer.start()
+        offset = producer.commit(site.settings.changelog, b"\xff", bytes(100 << 10))
+        timer.join()
+        producer.close()
+    assert offset == 63
+    assert len(site.read(site.settings.changelog)) == 64
+
+
 def test_initialising_is_given_up_when_it_is_not_wanted(site: Site) -> None:
     producer = TransactionalProducer(dataclasses.replace(site.settings, bootstrap="127.0.0.1:1"), 0)
     asked: list[int] = []
