@@ -143,7 +143,7 @@ class Partitions:
         try:
             async with asyncio.TaskGroup() as group:
                 for number in sorted(wanted - set(self._open)):
-                    group.create_task(self._take_over_one(number, cluster, still_ours))
+                    group.create_task(self._insist(number, cluster, still_ours))
         except* Exception as group:  # noqa: BLE001 the first one speaks for all
             raise group.exceptions[0] from None
 
@@ -159,6 +159,22 @@ class Partitions:
                     raise
                 logger.warning("%s; asking again", e)
             await asyncio.sleep(_PAUSE_S)
+
+    async def _insist(self, number: int, cluster: Cluster, still_ours: Callable[[], bool]) -> None:
+        """Take one over, again where a transaction fails or a leader is silent, for as long as an outage may last."""
+        give_up_s = time.monotonic() + self._settings.delivery_timeout_ms / 1000
+        while still_ours():
+            try:
+                await self._take_over_one(number, cluster, still_ours)
+            except (TransactionError, BrokerSilentError) as e:
+                if time.monotonic() > give_up_s:
+                    raise
+                if isinstance(e, TransactionError) and not self._count_failure(e):
+                    return
+                logger.warning("partition %d: %s; taking it over again", number, e)
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
 
     async def _take_over_one(self, number: int, cluster: Cluster, still_ours: Callable[[], bool]) -> None:
         self._lives += 1
@@ -189,7 +205,7 @@ class Partitions:
             self._renewals.add(renewal)
             renewal.add_done_callback(self._renewals.discard)
 
-    def _count_failure(self, error: TransactionError | BrokerSilentError) -> bool:
+    def _count_failure(self, error: TransactionError) -> bool:
         """Whether it makes sense to go on."""
         self._shared.metrics.transactions_failed.inc()
         now_s = time.monotonic()
@@ -222,25 +238,12 @@ class Partitions:
                     return
                 await self._drop(failed)
                 # 3.
-                await self._insist(number)
+                await self._insist(number, await self._ask(look, self._settings, self._admin), self._still_ours)
             # 4.
             if number in self._open:
                 await self._flow.go_on(number)
         except Exception as e:  # noqa: BLE001 whatever it is, the process must not go on with it
             self._shared.fatal(e)
-
-    async def _insist(self, number: int) -> None:
-        still_ours = self._still_ours
-        while still_ours():
-            try:
-                cluster = await self._ask(look, self._settings, self._admin)
-                await self._take_over_one(number, cluster, still_ours)
-            except (TransactionError, BrokerSilentError) as e:
-                if not self._count_failure(e):
-                    return
-                await asyncio.sleep(_PAUSE_S)
-            else:
-                return
 
     async def drain(self) -> None:
         """Commit what is in work, within `drain_timeout_ms`; what does not manage is dropped uncommitted."""

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,35 @@ def test_a_partition_that_fails_while_others_are_taken_over_is_taken_over_too(
         assert not room.fatal
 
     asyncio.run(story())
+
+
+def test_brokers_that_are_silent_during_a_take_over_cost_no_process(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than one question waits: a leader that was killed has no successor for some 10 s."""
+    monkeypatch.setattr("stream.kafka.cluster.REQUEST_TIMEOUT_S", 1.0)
+    fence = TransactionalProducer.initialise
+    timers: list[threading.Timer] = []
+    with Proxy(site.settings.bootstrap) as proxy:
+
+        def then_silence(self: TransactionalProducer, still_wanted: Callable[[], bool]) -> bool:
+            done = fence(self, still_wanted)
+            if not timers:
+                proxy.cut()
+                timers.append(threading.Timer(4, proxy.mend))
+                timers[0].start()
+            return done
+
+        monkeypatch.setattr(TransactionalProducer, "initialise", then_silence)
+
+        async def story() -> None:
+            partitions = Owner(Room(site, bootstrap=proxy.bootstrap)).partitions
+            assert await partitions.take_over({0}, always)
+            assert partitions.lives()[0] > 1
+            await partitions.close()
+
+        asyncio.run(story())
+        timers[0].join()
 
 
 @pytest.mark.parametrize("moved_on", ["before", "after"])
