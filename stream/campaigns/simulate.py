@@ -116,14 +116,14 @@ def simulate(log: Log, in_force: InForce, response: Responds | None = None, max_
         # 3. Before the step's own offers are noted: nobody uses an offer before it is made.
         waiting, waiting_users = _uses(events, user, open_, in_force, now_ms)
         # 2.
-        for given in _given(user, outcome, in_force, now_ms, len(found.offers)):
+        offered = np.flatnonzero(outcome.decisions["reason"] == Reason.OFFERED)
+        made = list(_given(user, outcome, in_force, now_ms, len(found.offers)))
+        found.offers += made
+        for given in made:
             open_.setdefault(given.user, []).append(given)
-            found.offers.append(given)
-            if wallet:
-                name_open_offers(rows, np.array([given.user]), [given.hash])
+        if campaigns.budgeted:
+            name_open_offers(rows, user[offered], outcome.decisions[offered], campaigns, [given.hash for given in made])
         if response is not None:
-            offered = np.flatnonzero(outcome.decisions["reason"] == Reason.OFFERED)
-            made = found.offers[len(found.offers) - len(offered) :]
             _expect(made, events[offered], rows[user[offered]], response, in_force)
     return found
 
