@@ -56,6 +56,8 @@ class Purse:
     """Redemptions that named no open offer: of unknown offers, a second time, or after expiry. Not charged."""
     overdrawn_minor: int = 0
     """What redemptions took off beyond what their offers allowed; charged."""
+    mismatched: int = 0
+    """Orders whose discount is not what their offer allowed, or took off. Redemptions are charged, never orders."""
 
     @property
     def free_minor(self) -> int:
@@ -140,14 +142,17 @@ class Wallet:
             rows["open_offer"][to] = PENDING
             rows["open_campaign"][to] = campaign.key
             rows["open_cost"][to] = cost
+            rows["offer_used"][to] = 0
             self.purses[campaign.key].reserved_minor += int(cost.sum())
 
     def settle(self, events: Events, row: NDArray[np.int64], rows: Rows) -> None:
         """Settle what became of offers, and give back what returned orders had cost, in place.
 
         1. An offer that is open: redeemed, its amount is spent; expired or released, nothing is.
-        2. An order cancelled or returned that had used the last settled offer: its discount is given back, once.
-        3. Any other redemption is counted as unknown: of an offer that no row knows, a second time, after expiry.
+        2. An order cancelled or returned that had used the last settled offer: what the redemption took off is given
+           back, once; never more, whatever the order says.
+        3. An order whose discount is more than its open offer allows, or another one than the redemption's, is counted.
+        4. Any other redemption is counted as unknown: of an offer that no row knows, a second time, after expiry.
 
         Args:
             events: EVENT [N], in the order in which they apply.
@@ -166,7 +171,11 @@ class Wallet:
             if purse is not None and kind == Kind.OFFER_REDEEMED:
                 purse.unknown += 1
             return
-        if cost and kind in _ENDS:  # 1.
+        used_before = bool(row["offer_used"][0])
+        if kind in _ORDERS:  # 3. One that says no discount says nothing against the redemption.
+            discount = int(event["discount_minor"])
+            purse.mismatched += discount not in (0, cost) if used_before else discount > cost
+        if cost and not used_before and kind in _ENDS:  # 1.
             used = int(event["amount_minor"]) if kind == Kind.OFFER_REDEEMED else 0
             purse.reserved_minor -= cost
             purse.spent_minor += used
@@ -174,13 +183,13 @@ class Wallet:
             purse.settled_minor += cost
             purse.used_minor += used
             purse.settled += 1
-            row["open_cost"] = 0
+            row["open_cost"], row["offer_used"] = min(used, COST_MAX_MINOR), kind == Kind.OFFER_REDEEMED
             if kind != Kind.OFFER_REDEEMED:
                 row["open_offer"] = 0
-        elif not cost and kind in (Kind.ORDER_CANCELLED, Kind.ORDER_RETURNED):  # 2.
-            purse.spent_minor -= int(event["discount_minor"])
-            row["open_offer"] = 0
-        elif kind == Kind.OFFER_REDEEMED:  # 3.
+        elif used_before and kind in (Kind.ORDER_CANCELLED, Kind.ORDER_RETURNED):  # 2.
+            purse.spent_minor -= cost
+            row["open_offer"], row["open_cost"], row["offer_used"] = 0, 0, 0
+        elif kind == Kind.OFFER_REDEEMED:  # 4.
             purse.unknown += 1
 
     def state(self) -> dict[str, dict[str, float]]:
@@ -200,7 +209,8 @@ NO_BUDGETS = Wallet()
 
 _ENDS = (Kind.OFFER_REDEEMED, Kind.OFFER_EXPIRED, Kind.OFFER_RELEASED)
 _SETTLES = np.zeros(len(Kind), bool)
-_SETTLES[[*_ENDS, Kind.ORDER_CANCELLED, Kind.ORDER_RETURNED]] = True
+_ORDERS = (Kind.ORDER_PLACED, Kind.ORDER_CANCELLED, Kind.ORDER_RETURNED)
+_SETTLES[[*_ENDS, *_ORDERS]] = True
 
 
 def name_open_offers(

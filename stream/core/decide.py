@@ -312,7 +312,7 @@ def _rest(index: int, campaign: Campaign, sheet: _Sheet, at: NDArray[np.int64], 
     if hot is not None and hot.any():
         at = _leave_out(index, sheet, at, hot, Reason.COOL_DOWN)
     if campaign.budget is not None:
-        has_open = triggers["open_cost"][at] > 0
+        has_open = (triggers["open_cost"][at] > 0) & (triggers["offer_used"][at] == 0)
         if has_open.any():
             at = _leave_out(index, sheet, at, has_open, Reason.OPEN_OFFER)
     if campaign.caps:

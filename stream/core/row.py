@@ -55,7 +55,7 @@ ROW = np.dtype(
         ("step_pos", "u1"),  # where the next step goes
         ("step_count", "u1"),  # steps held, at most N_STEPS
         # single bytes: of the profile, and where the next entries of the rings go
-        ("segment", "u1"),
+        ("offer_used", "u1"),  # `open_cost` is what the last offer took off, not what is reserved
         ("consent", "u1"),
         ("objection", "u1"),
         ("tier", "u1"),
@@ -98,7 +98,7 @@ ROW = np.dtype(
         # since format 2; what format 1 had stands before
         ("offer_days", "u1", (N_OFFER_DAYS // 2,)),  # offers made by day, 4 bits each
         ("open_offer", "u4"),  # low bits of the hash of the id of the offer that money is reserved for; 0 = none
-        ("open_cost", "u4"),  # reserved, in minor units
+        ("open_cost", "u4"),  # reserved, or where `offer_used` is set, spent; in minor units
     ]
 )
 WORDS = ROW.itemsize // 8

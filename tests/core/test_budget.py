@@ -162,6 +162,38 @@ def test_a_redemption_of_more_than_was_promised_is_charged_and_counted() -> None
     world.view([0])
     world.tell(0, Kind.OFFER_REDEEMED, 1000, amount=700)
     assert (world.purse["spent_minor"], world.purse["overdrawn_minor"]) == (700, 200)
+    world.view([0])
+    world.tell(0, Kind.OFFER_REDEEMED, 1001, amount=10**12)  # the most that the contract lets through
+    assert world.purse["spent_minor"] == 700 + 10**12
+
+
+def test_a_returned_order_gives_back_what_was_taken_off_once_and_whatever_it_says() -> None:
+    for says in (0, 300, 100_000):
+        world = World(campaign(), 1)
+        world.view([0])
+        world.tell(0, Kind.OFFER_REDEEMED, 1000, amount=300)
+        for _ in range(2):
+            world.tell(0, Kind.ORDER_RETURNED, 1000, discount=says)
+        assert (world.purse["spent_minor"], world.purse["reserved_minor"]) == (0, 0)
+        assert world.purse["mismatched"] == (says == 100_000)
+
+
+@pytest.mark.parametrize(
+    ("redeemed", "discount", "mismatched"),
+    [(None, 500, 0), (None, 0, 0), (None, 501, 1), (300, 300, 0), (300, 0, 0), (300, 299, 1), (300, 500, 1)],
+)
+def test_an_order_whose_discount_does_not_match_its_offer_is_counted_and_not_charged(
+    redeemed: int | None, discount: int, mismatched: int
+) -> None:
+    world = World(campaign(), 1)
+    world.view([0])
+    if redeemed is not None:
+        world.tell(0, Kind.OFFER_REDEEMED, 1000, amount=redeemed)
+    world.tell(0, Kind.ORDER_PLACED, 1000, discount=discount)
+    world.tell(0, Kind.ORDER_PLACED, 77, discount=9_999)  # of another offer: nothing is known of it
+    assert world.purse["mismatched"] == mismatched
+    reserved = 500 if redeemed is None else 0
+    assert (world.purse["spent_minor"], world.purse["reserved_minor"]) == (redeemed or 0, reserved)
 
 
 def test_a_percentage_reserves_that_of_the_price_and_at_most_what_the_arm_allows() -> None:

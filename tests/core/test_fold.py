@@ -16,7 +16,7 @@ from tests.core.logs import Log, as_columns, logs, of_user, random_log, users
 
 # Fields of a row that events do not determine: the model, the decisions and the store write them.
 NOT_OF_EVENTS = {
-    *("fence", "model", "state", "segment", "offers_made", "offer_last_ms", "offer_day", "offer_days"),
+    *("fence", "model", "state", "offer_used", "offers_made", "offer_last_ms", "offer_day", "offer_days"),
     *("open_offer", "open_campaign", "open_cost"),
 }
 

@@ -33,10 +33,10 @@ KIND_NAMES = (
 OF_DECISIONS = ("offers_made", "offer_last_ms", "offer_day", "offer_days")
 """Fields of a row that decisions determine."""
 
-OF_BUDGETS = ("open_offer", "open_campaign", "open_cost")
+OF_BUDGETS = ("offer_used", "open_offer", "open_campaign", "open_cost")
 """Of these too, where a campaign has a budget; none here has."""
 
-UNDETERMINED = ("fence", "model", "state", "segment", *OF_DECISIONS, *OF_BUDGETS, "recent_ids")
+UNDETERMINED = ("fence", "model", "state", *OF_DECISIONS, *OF_BUDGETS, "recent_ids")
 """What the oracle's row does not say, or, of `recent_ids`, says too strictly: bookkeeping makes no decision, so nothing
 states when among the steps it was applied. `_check_ids` looks at that field."""
 
