@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.core.response import HEADS, Response, sigmoid
+from stream.core.response import HEADS, Response, features, sigmoid
 
 Floats = NDArray[np.float64]
 
@@ -73,21 +73,20 @@ def fit(names: tuple[str, ...], records: Records, horizon_ms: int) -> Response:
     }
     intercepts = np.array([parts[head][0] for head in HEADS])
     weights = np.stack([parts[head][1:] for head in HEADS], axis=1)
-    # From [known of all facts, missing of all facts] to the pairs that a response has.
-    weights = weights.reshape(2, len(names), len(HEADS)).transpose(1, 0, 2).reshape(2 * len(names), len(HEADS))
     return Response(names, centre, scale, intercepts, weights, horizon_ms)
 
 
 def _features(facts: Floats) -> tuple[Floats, Floats, Floats]:
-    """(centre [F], scale [F], features [N, 2 F]: all that is known, then what is missing)."""
-    missing = np.isnan(facts)
-    logs = np.where(missing, np.nan, np.log1p(np.maximum(facts, 0)))
-    n_known = np.maximum((~missing).sum(axis=0), 1)
+    """(centre [F], scale [F], features [N, 2 F], in the pairs that a response has)."""
+    logs = np.log1p(np.maximum(facts, 0))
+    n_known = np.maximum((~np.isnan(facts)).sum(axis=0), 1)
     centre = np.nansum(logs, axis=0) / n_known
     spread = np.sqrt(np.nansum((logs - centre) ** 2, axis=0) / n_known)
     scale = np.where(spread > 1e-9, spread, 1.0)
-    known = np.where(missing, 0.0, (logs - centre) / scale)
-    return centre, scale, np.hstack([known, missing.astype(float)])
+    x = np.empty((len(facts), 2 * facts.shape[1]))
+    for i in range(facts.shape[1]):
+        x[:, 2 * i], x[:, 2 * i + 1] = features(facts[:, i], float(centre[i]), float(scale[i]))
+    return centre, scale, x
 
 
 def _penalties(m: int, ridge: float) -> Floats:
