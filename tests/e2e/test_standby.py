@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from stream.scoring.model import Model
 from tests.e2e import expect
 from tests.e2e.harness import Site, Worker, wait_until
@@ -12,6 +14,13 @@ from tests.e2e.logs import shop_log
 
 USERS = [f"user-{i}" for i in range(120)]
 STANDBYS = "offerstream_standbys"
+
+
+@pytest.fixture
+def site(broker: str, topic_prefix: str, tmp_path: Path, model: Model, model_file: bytes) -> Site:
+    site = Site(broker, topic_prefix, tmp_path, partitions=2)
+    site.publish_model(model_file, model.hex)
+    return site
 
 
 def restored(worker: Worker) -> dict[int, int]:
@@ -24,12 +33,8 @@ def publish(site: Site, draw: Random, n: int = 400) -> None:
     site.publish(shop_log(draw, n, USERS, time.time_ns() // 1_000_000, f"piece-{draw.random()}"))
 
 
-def test_a_standby_takes_over_with_the_tail_alone(
-    broker: str, topic_prefix: str, tmp_path: Path, model: Model, model_file: bytes
-) -> None:
-    site = Site(broker, topic_prefix, tmp_path, partitions=2)
+def test_a_standby_takes_over_with_the_tail_alone(site: Site, tmp_path: Path, model: Model) -> None:
     draw = Random(1)
-    site.publish_model(model_file, model.hex)
     with site.worker(data_dir=tmp_path / "a") as first, site.worker(data_dir=tmp_path / "b") as second:
         wait_until(lambda: first.metric(STANDBYS) == second.metric(STANDBYS) == 1, "a standby each", 30)
         publish(site, draw)
@@ -53,12 +58,8 @@ def test_a_standby_takes_over_with_the_tail_alone(
     expect.check_all(site, [model])
 
 
-def test_workers_on_one_disk_have_no_standbys_and_work(
-    broker: str, topic_prefix: str, tmp_path: Path, model: Model, model_file: bytes
-) -> None:
-    site = Site(broker, topic_prefix, tmp_path, partitions=2)
+def test_workers_on_one_disk_have_no_standbys_and_work(site: Site, model: Model) -> None:
     draw = Random(2)
-    site.publish_model(model_file, model.hex)
     with site.worker() as first:
         publish(site, draw)
         first.wait_serving()

@@ -9,7 +9,6 @@ are most of what fifty starts cost.
 
 import ctypes
 import mmap
-import multiprocessing
 import os
 import signal
 import struct
@@ -33,7 +32,8 @@ from stream.kafka.table import TakeOver
 from stream.kafka.takeover import Position
 from stream.scoring.model import Model
 from stream.settings import Settings
-from tests.e2e.harness import LateError, Site, Worker
+from tests.e2e.harness import Site
+from tests.faults.forked_worker import ForkedWorker, settle_in
 
 _Method = Callable[..., Any]
 
@@ -339,11 +339,7 @@ class Orders(NamedTuple):
 
 def run(orders: Orders, file: str, log: str, environment: Mapping[str, str]) -> None:
     """Be the worker: in a fresh process."""
-    log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(log_file, 1)
-    os.dup2(log_file, 2)
-    os.environ.clear()
-    os.environ.update(environment)
+    settle_in(log, environment)
     arm = _ARM | {"rows_sent_first": rows_first, "stored_first": store_first}
     if orders.mutation == "unfenced":
         without_row_fence()
@@ -368,38 +364,14 @@ def run(orders: Orders, file: str, log: str, environment: Mapping[str, str]) -> 
     worker_command()
 
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([__name__])
-
-
-class CrashingWorker(Worker):
+class CrashingWorker(ForkedWorker):
     """A worker under orders."""
 
     def __init__(self, site: Site, orders: Orders, **settings: Any) -> None:
-        self._log = site.folder / f"crashing-{self.next_number()}.log"
-        self._file = self._log.with_suffix(".crashed")
-        self._fork = _FORKS.Process(
-            target=run, args=(orders, str(self._file), str(self._log), site.environment(**settings)), daemon=True
-        )
-        self._fork.start()
-        self.pid = self._fork.pid or 0
+        log = site.folder / f"crashing-{self.next_number()}.log"
+        self._file = log.with_suffix(".crashed")
+        super().__init__(log, run, orders, str(self._file), str(log), site.environment(**settings))
 
     def crashed_at(self) -> str:
         """The point that it wrote before it died; nothing if it did not."""
         return self._file.read_text() if self._file.exists() else ""
-
-    def poll(self) -> int | None:
-        return self._fork.exitcode
-
-    def wait(self, timeout_s: float) -> int:
-        self._fork.join(timeout_s)
-        if self._fork.exitcode is None:
-            raise LateError(f"the worker still runs after {timeout_s:.0f} s:\n{self.log()}")
-        return self._fork.exitcode
-
-    def signal(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self._fork.kill()
-        self._fork.join()

@@ -1,8 +1,6 @@
 """A worker that stalls or fails at a named place: its methods are wrapped, then the worker's own command runs."""
 
 import asyncio
-import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +15,8 @@ from stream.kafka.emit import Emitter
 from stream.kafka.lag import Lag
 from stream.kafka.partition import Partition
 from stream.kafka.table import TakeOver
-from tests.e2e.harness import LateError, Site, Worker
+from tests.e2e.harness import Site
+from tests.faults.forked_worker import ForkedWorker, settle_in
 
 FOREVER_S = 10**6
 
@@ -104,11 +103,7 @@ FAILURES: dict[str, Callable[[str], None]] = {
 
 def run(kind: str, place: str, file: str, log: str, environment: Mapping[str, str]) -> None:
     """Be the worker: in a fresh process."""
-    log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(log_file, 1)
-    os.dup2(log_file, 2)
-    os.environ.clear()
-    os.environ.update(environment)
+    settle_in(log, environment)
     if kind == "stall":
         STALLS[place]()
     else:
@@ -117,36 +112,14 @@ def run(kind: str, place: str, file: str, log: str, environment: Mapping[str, st
     worker_command()
 
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tests.faults.crashing_worker", __name__])
-
-
-class StallingWorker(Worker):
+class StallingWorker(ForkedWorker):
     """A worker that is to stall ("stall") or fail ("fail") at a place."""
 
     def __init__(self, site: Site, kind: str, place: str, **settings: Any) -> None:
-        site.folder.mkdir(parents=True, exist_ok=True)
-        self._log = site.folder / f"stalling-{self.next_number()}.log"
-        self._file = self._log.with_suffix(".failed")
-        self._fork = _FORKS.Process(
-            target=run, args=(kind, place, str(self._file), str(self._log), site.environment(**settings)), daemon=True
-        )
-        self._fork.start()
-        self.pid = self._fork.pid or 0
+        log = site.folder / f"stalling-{self.next_number()}.log"
+        self._file = log.with_suffix(".failed")
+        super().__init__(log, run, kind, place, str(self._file), str(log), site.environment(**settings))
 
     def failed(self) -> bool:
         """Whether it has come by that place."""
         return self._file.exists()
-
-    def poll(self) -> int | None:
-        return self._fork.exitcode
-
-    def wait(self, timeout_s: float) -> int:
-        self._fork.join(timeout_s)
-        if self._fork.exitcode is None:
-            raise LateError(f"the worker still runs after {timeout_s:.0f} s:\n{self.log()}")
-        return self._fork.exitcode
-
-    def kill(self) -> None:
-        self._fork.kill()
-        self._fork.join()
