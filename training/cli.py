@@ -266,6 +266,44 @@ def evaluate(
     print_evaluation(console, found)
 
 
+@cli.command(
+    epilog="""\b
+Examples:
+  python -m training carried --model var/model/model.onnx --events log.csv.gz --format taobao --out var/carried
+  python -m training carried --model var/model/model.onnx --events 127.0.0.1:9092 --out var/carried
+"""
+)
+@click.option(
+    "--model", "file", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The model file to look at."
+)
+@events_option
+@format_option
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
+@currency_option
+@prefix_option
+def carried(file: Path, events: str, format_: str | None, out: Path, currency: str, topic_prefix: str) -> None:
+    """Compare scores of carried states with scores rebuilt from the row's last steps; write carried.png, carried.json.
+
+    A worker carries a user's state from event to event, and rebuilds it when the model changes.
+    """
+    console = Console(stderr=True)
+    with told():
+        model = load(file.read_bytes())
+        log = _read(console, events, format_, currency, topic_prefix)
+        from training.carried import compare, picture, said
+        from training.dataset import build
+        from training.files import write_json, write_whole
+
+        compared = compare(model, build(log, model.metadata.horizon_ms))
+        found = said(model, compared)
+        write_json(out / "carried.json", found)
+        write_whole(out / "carried.png", picture(compared, found))
+    click.echo(
+        f"{found['steps']} steps after the ring was full: median difference {found['median']:.5f}, "
+        f"p99 {found['p99']:.5f}, max {found['max']:.5f}"
+    )
+
+
 def _is_broker(text: str) -> bool:
     return all(re.fullmatch(r"[^\s:/,]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", part.strip()) for part in text.split(","))
 

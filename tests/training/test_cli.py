@@ -55,7 +55,7 @@ def test_run_writes_a_model_that_a_worker_takes(tmp_path: Path) -> None:
         (["--events", "{views}", "--format", "taobao"], 1, "both outcomes are needed"),
         (["--events", "{log}", "--format", "taobao", "--horizon", "1y"], 2, "no length of time"),
         (["--events", "{log}", "--format", "taobao", "--horizon", "0h"], 2, "no length of time"),
-        (["--events", "{log}", "--format", "taobao", "--model", "oracle"], 2, "known are lstm"),
+        (["--events", "{log}", "--format", "taobao", "--model", "oracle"], 2, "known are lstm, gru, rnn"),
         (["--events", "{log}", "--format", "taobao", "--epochs", "0"], 2, "--epochs"),
     ],
 )
