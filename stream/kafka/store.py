@@ -33,6 +33,11 @@ _LOCKED = ("While lock file", "lock hold by current process")  # what RocksDB sa
 
 WRITE_BUFFER_BYTES = 32 << 20
 _WRITE_ROWS = 1000
+_STOP_TABLES = 36
+"""Tables not compacted yet, at which writers are stopped; RocksDB's own default."""
+
+_ROOM_POLL_S = 0.005
+_SLOW_DISK_S = 5.0
 
 
 def shared_cache(n_bytes: int) -> Cache:
@@ -47,6 +52,9 @@ def _options(cache: Cache) -> Options:
     options.set_max_write_buffer_number(3)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_max_background_jobs(2)
+    # No slowing down before the stop: RocksDB would sleep inside of a write, see `_await_room`.
+    options.set_level_zero_slowdown_writes_trigger(_STOP_TABLES)
+    options.set_level_zero_stop_writes_trigger(_STOP_TABLES)
     options.set_max_log_file_size(1 << 20)
     # Its log names keys of files and compactions: what it says of a user who was erased is gone after a day.
     options.set_keep_log_file_num(2)
@@ -191,9 +199,28 @@ class Store:
 
     def _write(self, batch: WriteBatch) -> None:
         try:
+            self._await_room()
             self._db.write(batch)
         except Exception as e:  # see __init__
             raise self._cannot_write(e) from e
+
+    def _await_room(self) -> None:
+        """RocksDB stops its writers while flushes and compactions lag behind: wait for it outside of it.
+
+        Inside, rocksdict would hold Python's lock for as long as a slow disk takes, and with it the event loop, the
+        group's heartbeats and every other partition.
+        """
+        began_s = time.monotonic()
+        warn_at_s = began_s + _SLOW_DISK_S
+        while self._db.property_int_value("rocksdb.is-write-stopped"):
+            time.sleep(_ROOM_POLL_S)
+            if time.monotonic() > warn_at_s:
+                warn_at_s += _SLOW_DISK_S
+                logger.warning(
+                    "%s: RocksDB has taken no writes for %.0f s, its flushes and compactions are behind: is the disk "
+                    "too slow, or full of other work?",
+                    self.path, time.monotonic() - began_s,
+                )  # fmt: skip
 
     def flush(self) -> None:
         """Make everything durable: what a restart after a kill replays begins here.

@@ -3,6 +3,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -262,6 +263,29 @@ def test_a_disk_that_takes_nothing_is_named(tmp_path: Path) -> None:
     store._db.close()
     with pytest.raises(PartitionError, match="cannot write"):
         store.flush()
+
+
+def test_a_stopped_writer_holds_up_nobody_else_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("stream.kafka.store._SLOW_DISK_S", 0.05)
+    store = new(tmp_path / "0")
+    database = store._db
+    # One table is too many, and nothing compacts it.
+    database.set_options({"level0_file_num_compaction_trigger": "100", "level0_stop_writes_trigger": "1"})
+    store.put({b"a": b"1"}, b"applied", 1)
+    database.flush()
+    assert database.property_int_value("rocksdb.is-write-stopped")
+    writer = threading.Thread(target=store.put, args=({b"b": b"2"}, b"applied", 2), daemon=True)
+    writer.start()
+    writer.join(0.3)  # comes back at all: Python's lock is free
+    assert writer.is_alive()
+    assert "has taken no writes for" in caplog.text
+    database.compact_range(None, None)
+    writer.join(10)
+    assert not writer.is_alive()
+    assert store.get([b"b"]) == [b"2"]
+    store.close()
 
 
 def test_what_is_removed_is_gone_from_the_tables_with_the_next_flush(tmp_path: Path) -> None:
