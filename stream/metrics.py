@@ -103,6 +103,11 @@ class Metrics:
         self.standbys = Gauge(
             "offerstream_standbys", "Partitions of other workers whose rows are followed here", registry=registry
         )
+        self.passed_over = Counter(
+            "offerstream_passed_over",
+            "Batches that did not continue where their partition's rows stand, and were read again",
+            registry=registry,
+        )
         self.transactions_failed = Counter(
             "offerstream_transactions_failed",
             "Transactions that failed: each costs taking its partition over anew",

@@ -35,6 +35,11 @@ class Taken(NamedTuple):
     """Who is to be forgotten, after these events."""
 
 
+def passed_over(batch: EventBatch, read: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """What lies between the positions `read` and a batch that begins behind them: [from, to) by source."""
+    return {s: (read[s], begin) for s, (begin, _) in batch.spans.items() if begin > read[s]}
+
+
 def take(batch: EventBatch, read: dict[str, int], partition: int, settings: Settings) -> Taken:
     """Read a batch; what lies before the positions `read`, by source, was applied before and is left out."""
     decoded: dict[str, Decoded] = {}
@@ -46,7 +51,7 @@ def take(batch: EventBatch, read: dict[str, int], partition: int, settings: Sett
         fresh = records if records[0].offset >= at else [r for r in records if r.offset >= at]
         if not fresh:
             continue
-        next_offset[source] = fresh[-1].offset + 1
+        next_offset[source] = batch.spans[source][1]
         if source == ERASURES:
             erased = decode_erasures(fresh, partition, settings.partitions, settings.topic(source))
             continue

@@ -12,6 +12,7 @@ from faust.types import TP
 from stream.errors import BrokerSilentError, FencedError, PartitionError, SetupError, TransactionError
 from stream.kafka.cluster import INPUTS, Cluster, admin_client, log_ranges, look
 from stream.kafka.control import InForce
+from stream.kafka.intake import passed_over
 from stream.kafka.partition import Partition, Shared
 from stream.kafka.standby import Standbys
 from stream.kafka.transport import EventBatch
@@ -61,10 +62,20 @@ class Partitions:
         return self._open[number]
 
     async def apply(self, batch: EventBatch, in_force: InForce) -> None:
-        """Apply a batch, if its partition is still here: it may have waited while the partition was let go of."""
-        partition = self._open.get(batch.partition)
-        if partition is not None:
-            await partition.apply(batch, in_force)
+        """Apply a batch, if its partition is still here: it may have waited while the partition was let go of.
+
+        One that does not continue where the rows stand is not applied: those before it were lost on their way here, so
+        the partition's events are read again.
+        """
+        partition = self._sound().get(batch.partition)
+        if partition is None or batch.life != partition.life:
+            return
+        if gaps := passed_over(batch, partition.read):
+            logger.warning("partition %d: offsets %s were passed over, reading them again", batch.partition, gaps)
+            self._shared.metrics.passed_over.inc()
+            await self._flow.go_on(batch.partition)
+            return
+        await partition.apply(batch, in_force)
 
     def __len__(self) -> int:
         return len(self._open)

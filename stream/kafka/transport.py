@@ -9,8 +9,10 @@ driver. Three things differ from it:
   acks what it skips.
 - Sources are read read_committed, and no offset is ever reset silently: a position outside the log is an error.
 
-Between two batches no record may be lost: one that was taken from the fetcher and not handed on is read again, because
-every resumption seeks to the partitions' own positions first.
+Between two batches no record may be lost. One that was taken from the fetcher and not handed on is read again, because
+every resumption seeks to the partitions' own positions first. Faust may also drop a batch in the midst of others: it
+gives one up that waits while the flow stops, and goes on with the next if the flow is back by then. So a batch says
+where it begins, and a partition applies only what continues where its rows stand.
 """
 
 from bisect import bisect_right
@@ -32,6 +34,17 @@ FETCH_WAIT_MS = 20
 """How long a broker may hold a fetch that finds nothing."""
 
 
+class Fetched(NamedTuple):
+    """What one poll brought of one topic's partition."""
+
+    begin: int
+    """Where the fetcher stood before. The first record may lie behind it: markers of transactions have offsets too."""
+    end: int
+    """Where it stood afterwards."""
+    records: Sequence[Record]
+    """In offset order, at least one."""
+
+
 class EventBatch(NamedTuple):
     """What one poll brought of one partition."""
 
@@ -40,6 +53,8 @@ class EventBatch(NamedTuple):
     """By source (`SOURCES`), in offset order."""
     more_waits: bool
     """Whether the broker holds further records for this partition: then commits may wait for company."""
+    spans: Mapping[str, tuple[int, int]]
+    """By source: (begin, end). Between these offsets there is nothing but `records`."""
     life: int = 0
     """Which take-over of the partition it was fetched for."""
 
@@ -71,7 +86,7 @@ class PartitionsT(Protocol):
 
 
 def bundle(
-    records: Mapping[TP, Sequence[Record]],
+    polled: Mapping[TP, Fetched],
     source_of: Mapping[str, str],
     rows_max: int,
     bytes_max: int,
@@ -83,17 +98,32 @@ def bundle(
     batch of its own.
     """
     waiting = set(more_waits)
-    by_partition: dict[int, dict[str, Sequence[Record]]] = defaultdict(dict)
-    for tp in sorted(records):
-        by_partition[tp.partition][source_of[tp.topic]] = records[tp]
-    pieces = {p: _cut(found, rows_max, bytes_max) for p, found in by_partition.items()}
+    by_partition: dict[int, dict[str, Fetched]] = defaultdict(dict)
+    for tp in sorted(polled):
+        by_partition[tp.partition][source_of[tp.topic]] = polled[tp]
+    pieces = {
+        p: _cut({source: fetched.records for source, fetched in found.items()}, rows_max, bytes_max)
+        for p, found in by_partition.items()
+    }
+    handed_on: dict[tuple[int, str], int] = defaultdict(int)
     while pieces:
         for partition in list(pieces):
             piece = pieces[partition].pop(0)
             last = not pieces[partition]
             if last:
                 del pieces[partition]
-            yield EventBatch(partition, piece, more_waits=not last or partition in waiting)
+            spans = {}
+            for source, found in piece.items():
+                n = handed_on[partition, source]
+                spans[source] = _span(by_partition[partition][source], n, n + len(found))
+                handed_on[partition, source] += len(found)
+            yield EventBatch(partition, piece, not last or partition in waiting, spans)
+
+
+def _span(fetched: Fetched, i: int, j: int) -> tuple[int, int]:
+    """Of the records i to j: spans of all pieces lie end to end, whatever offsets there are between records."""
+    begin, end, records = fetched
+    return records[i].offset if i else begin, records[j].offset if j < len(records) else end
 
 
 def _cut(found: Mapping[str, Sequence[Record]], rows_max: int, bytes_max: int) -> list[dict[str, Sequence[Record]]]:
@@ -118,10 +148,19 @@ def _cut(found: Mapping[str, Sequence[Record]], rows_max: int, bytes_max: int) -
     return pieces
 
 
+_handed_out: dict[TopicPartition, "_Records"] = {}
+"""Whose records a poll brought: written and read in one turn of the consumer's loop."""
+
+
 class _Records(fetcher.PartitionRecords):
     """Hands out records as they were parsed: wrapping each in a `ConsumerRecord` costs more than parsing it."""
 
+    began: int
+    """Where it stood when it handed out what it handed out last."""
+
     def __iter__(self) -> Iterator[Record]:
+        self.began = self.next_fetch_offset
+        _handed_out[self._tp] = self
         found: Iterator[Record] = self._records_iterator
         return found
 
@@ -152,7 +191,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         active_partitions: set[TP],
         timeout: float | None = None,  # noqa: ASYNC109 Faust's own
         max_records: int | None = None,
-    ) -> dict[TP, Sequence[Record]]:
+    ) -> dict[TP, Fetched]:
         """As the driver does; then those who were served go to the back, so that no partition waits for a long one.
 
         The set that comes in is alive: a rebalance empties it while the poll waits, and an empty one means all of them
@@ -169,7 +208,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         for tp in found:
             if tp in prefetched:
                 prefetched.move_to_end(tp)
-        return found
+        of = {tp: _handed_out[tp] for tp in found}
+        return {tp: Fetched(of[tp].began, of[tp].next_fetch_offset, records) for tp, records in found.items()}
 
     def waits(self, tp: TP) -> bool:
         """Whether the log of `tp` goes on behind what was read, as far as the last fetch knew."""
@@ -217,7 +257,7 @@ class Consumer(driver.Consumer):
         taken = {tp for tp in wanted.keys() & self._active_partitions if tp.partition not in anew | gone}
         if len(taken) < len(wanted):
             stand = {tp: offset for tp, offset in partitions.positions().items() if tp.partition in anew}
-            await self._seek_to({tp: stand.get(tp, f[0].offset) for tp, f in wanted.items() if tp not in taken})
+            await self._seek_to({tp: stand.get(tp, f.begin) for tp, f in wanted.items() if tp not in taken})
         waiting = {tp.partition for tp in taken if self._thread.waits(tp)}
         topic_of = {partitions.source_of[tp.topic]: tp.topic for tp in taken}
         batches = bundle(

@@ -65,6 +65,41 @@ STALLS: dict[str, Callable[[], None]] = {
 }
 
 
+def loses_batches(getmany: Callable[..., Any]) -> Callable[..., Any]:
+    """As Faust may when the flow stops while a batch waits: of the first thirty every third is lost."""
+    seen = 0
+
+    async def lossy(*args: Any, **kwargs: Any) -> Any:
+        nonlocal seen
+        async for found in getmany(*args, **kwargs):
+            seen += 1
+            if seen % 3 or seen > 30:
+                yield found
+
+    return lossy
+
+
+def loses_polls(fetch: Callable[..., Any]) -> Callable[..., Any]:
+    """What the consumer brings is lost: of the first ten times that it brings something, every other."""
+    brought = 0
+
+    async def lossy(*args: Any, **kwargs: Any) -> Any:
+        nonlocal brought
+        found = await fetch(*args, **kwargs)
+        brought += bool(found)
+        return {} if brought <= 10 and brought % 2 else found
+
+    return lossy
+
+
+LOSSES: dict[str, Callable[[], None]] = {
+    "batches": lambda: setattr(transport.Consumer, "getmany", loses_batches(transport.Consumer.getmany)),
+    "polls": lambda: setattr(
+        transport.ConsumerThread, "_fetch_records", loses_polls(transport.ConsumerThread._fetch_records)
+    ),
+}
+
+
 def fails(owner: Any, name: str, nth: int = 1) -> Callable[[str], None]:
     """Raise what nobody expects, the n-th time, and note it."""
 
@@ -106,6 +141,8 @@ def run(kind: str, place: str, file: str, log: str, environment: Mapping[str, st
     settle_in(log, environment)
     if kind == "stall":
         STALLS[place]()
+    elif kind == "lose":
+        LOSSES[place]()
     else:
         FAILURES[place](file)
     sys.argv = ["worker"]
@@ -113,7 +150,7 @@ def run(kind: str, place: str, file: str, log: str, environment: Mapping[str, st
 
 
 class StallingWorker(ForkedWorker):
-    """A worker that is to stall ("stall") or fail ("fail") at a place."""
+    """A worker that is to stall ("stall"), fail ("fail") or lose what it reads ("lose") at a place."""
 
     def __init__(self, site: Site, kind: str, place: str, **settings: Any) -> None:
         log = site.folder / f"stalling-{self.next_number()}.log"

@@ -89,7 +89,13 @@ class Room:
         records = [
             ConsumerRecord(topic, 0, first + i, now_ms, 0, e.key, e.value, 0, 0, None, ()) for i, e in enumerate(events)
         ]
-        return EventBatch(0, {"clickstream": records}, more_waits)
+        return batch_of({"clickstream": records}, more_waits=more_waits)
+
+
+def batch_of(records: dict[str, Any], *, more_waits: bool = False, life: int = 0) -> EventBatch:
+    """Records by source of partition 0, as one batch that begins with the first of them."""
+    spans = {source: (found[0].offset, found[-1].offset + 1) for source, found in records.items()}
+    return EventBatch(0, records, more_waits, spans, life)
 
 
 def clicks(n: int, first: int = 0) -> list[Event]:
@@ -128,7 +134,7 @@ def test_batches_read_again_are_fenced(site: Site) -> None:
             batch = room.batch(clicks(20), 0)
             await partition.apply(batch, NOTHING)
             await partition.apply(batch, NOTHING)
-            half = EventBatch(0, {"clickstream": batch.records["clickstream"][10:]}, more_waits=False)
+            half = batch_of({"clickstream": batch.records["clickstream"][10:]})
             await partition.apply(half, NOTHING)
             await partition.drain()
             assert partition.read["clickstream"] == partition.committed["clickstream"] == 20
@@ -219,7 +225,7 @@ def test_a_redemption_is_charged_though_another_offer_came_just_before(site: Sit
         source_of = {site.settings.topic(e.source): e.source for e in events}
         with Topics(site.settings.bootstrap) as topics:
             read = list(topics.read([(topic, 0) for topic in source_of]))
-        return EventBatch(0, {source_of[topic]: records for (topic, _), records in read}, more_waits=False)
+        return batch_of({source_of[topic]: records for (topic, _), records in read})
 
     async def story() -> None:
         room = Room(site)

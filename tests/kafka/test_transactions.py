@@ -15,11 +15,10 @@ from stream.kafka.cluster import log_ranges
 from stream.kafka.partitions import FAILURES_PER_MINUTE_MAX, Flow, Partitions
 from stream.kafka.producer import TransactionalProducer
 from stream.kafka.topics import Topics
-from stream.kafka.transport import EventBatch
 from tests.e2e import expect
 from tests.e2e.harness import Site, wait_until
 from tests.faults.proxy import Proxy
-from tests.kafka.test_partition import NOTHING, Room, clicks
+from tests.kafka.test_partition import NOTHING, Room, batch_of, clicks
 
 
 @pytest.fixture
@@ -228,7 +227,7 @@ def test_a_partition_that_fails_while_others_are_taken_over_is_taken_over_too(
         site.publish(clicks(10))
         with Topics(site.settings.bootstrap) as topics:
             ((_, records),) = topics.read([(site.settings.topic("clickstream"), 0)])
-        await partitions.apply(EventBatch(0, {"clickstream": records}, more_waits=True, life=first.life), NOTHING)
+        await partitions.apply(batch_of({"clickstream": records}, more_waits=True, life=first.life), NOTHING)
         other = opened(site)
         taken, _ = await asyncio.gather(partitions.take_over({0, 1}, always), partitions.drain())
         assert first.failed
