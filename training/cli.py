@@ -1,13 +1,11 @@
 """`python -m training`: from events to a model that workers take over."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from stream.scoring.model import load
@@ -15,23 +13,13 @@ from training import cli_models
 from training.effect.cli import effect, fairness
 from training.ope.cli import ope
 from training.options import CONTEXT, Duration, bootstrap_option, prefix_option, told
+from training.reproduce.cli import reproduce
+from training.segments.cli import segments
 from training.show import print_evaluation
+from training.source_options import currency_option, events_option, format_option, progress_bar, read
 from training.uplift.cli import uplift
 
 # ruff: noqa: PLC0415  TensorFlow takes five seconds: what needs it, or onnx, is imported where it is used
-
-events_option = click.option(
-    "--events",
-    required=True,
-    metavar="SOURCE",
-    help="A broker (host:port), the folder of an archive, or with --format a recorded log.",
-)
-format_option = click.option(
-    "--format", "format_", metavar="NAME", help="Of the recorded log; or the path of a mapping file (.yaml)."
-)
-currency_option = click.option(
-    "--currency", envvar="OFFERSTREAM_CURRENCY", default="", help="Of amounts (OFFERSTREAM_CURRENCY)."
-)
 
 
 @click.group(
@@ -53,6 +41,8 @@ cli.add_command(uplift)
 cli.add_command(ope)
 cli.add_command(effect)
 cli.add_command(fairness)
+cli.add_command(reproduce)
+cli.add_command(segments)
 
 
 @cli.command(
@@ -92,7 +82,7 @@ def run(
     """
     console = Console(stderr=True)
     with told():
-        log = _read(console, events, format_, currency, topic_prefix)
+        log = read(console, events, format_, currency, topic_prefix)
         _train(console, log, horizon, architecture, epochs, seed, out, quick=quick)
 
 
@@ -114,7 +104,7 @@ def ingest(archive: Path, bootstrap: str, topic_prefix: str) -> None:
     It can be run again at any time, after a kill too: nothing is lost and nothing comes twice.
     """
     console = Console(stderr=True)
-    with told(), _progress(console) as progress:
+    with told(), progress_bar(console) as progress:
         from training.archive import ingest
 
         reading = progress.add_task("archiving", total=None)
@@ -124,46 +114,6 @@ def ingest(archive: Path, bootstrap: str, topic_prefix: str) -> None:
     if found.leftovers:
         console.print(f"{found.leftovers} files of a run that did not end were deleted, and written anew")
     click.echo(f"{found.records} records, {found.files} files")
-
-
-def _read(console: Console, events: str, format_: str | None, currency: str, topic_prefix: str) -> Any:  # noqa: ANN401
-    """The `EventLog` of a source, its counts told.
-
-    Raises:
-        TrainingError: there is no event in it.
-    """
-    from training.archive import MANIFEST, is_archive
-    from training.sources import read_archive, read_file, read_topics
-
-    path = Path(events)
-    if format_ is None and not _is_broker(events) and not is_archive(path):
-        what = "neither a file nor a broker (host:port)"
-        if path.exists():
-            what = f"no archive: it has no {MANIFEST}" if path.is_dir() else "a file: say what it is by --format"
-        raise click.UsageError(f"--events {events} is {what}")
-    with _progress(console) as progress:
-        reading = progress.add_task("reading", total=None)
-
-        def advanced(done: int, total: int) -> None:
-            progress.update(reading, completed=done, total=total or None)
-
-        if format_ is None and is_archive(path):
-            log, counts = read_archive(path, currency, advanced)
-        elif format_ is None:
-            log, counts = read_topics(events, topic_prefix, currency, advanced)
-        else:
-            log, counts = read_file(events, format_, currency, advanced)
-    console.print(
-        f"{counts.events} events of {len(log.users)} users; {counts.dead} refused, {counts.broken} broken lines, "
-        f"{counts.left_out} left out"
-    )
-    if counts.first_problem:
-        console.print(f"the first that was not usable: {counts.first_problem}", style="yellow", markup=False)
-    if not len(log.events):
-        from training.errors import TrainingError
-
-        raise TrainingError("there are no events to learn from")
-    return log
 
 
 def _train(
@@ -188,7 +138,7 @@ def _train(
         plan = plan._replace(epochs=4, patience=2)
     if epochs is not None:
         plan = plan._replace(epochs=epochs)
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         stage = progress.add_task("absorbing", total=None)
 
         def on_epoch(epoch: Epoch) -> None:
@@ -248,13 +198,13 @@ def evaluate(
     console = Console(stderr=True)
     with told():
         model = load(file.read_bytes())
-        log = _read(console, events, format_, currency, topic_prefix)
+        log = read(console, events, format_, currency, topic_prefix)
         from training.dataset import build
         from training.evaluate import evaluation, judge, unseen
         from training.files import write_json
         from training.yardsticks import read_beside
 
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             progress.add_task("judging", total=None)
             kept = read_beside(file.parent / "training.npz", model.hex)
             dataset = unseen(build(log, horizon or model.metadata.horizon_ms), kept)
@@ -289,7 +239,7 @@ def carried(file: Path, events: str, format_: str | None, out: Path, currency: s
     console = Console(stderr=True)
     with told():
         model = load(file.read_bytes())
-        log = _read(console, events, format_, currency, topic_prefix)
+        log = read(console, events, format_, currency, topic_prefix)
         from training.carried import compare, picture, said
         from training.dataset import build
         from training.files import write_json, write_whole
@@ -302,14 +252,6 @@ def carried(file: Path, events: str, format_: str | None, out: Path, currency: s
         f"{found['steps']} steps after the ring was full: median difference {found['median']:.5f}, "
         f"p99 {found['p99']:.5f}, max {found['max']:.5f}"
     )
-
-
-def _is_broker(text: str) -> bool:
-    return all(re.fullmatch(r"[^\s:/,]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", part.strip()) for part in text.split(","))
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
 
 
 cli.add_command(cli_models.publish)

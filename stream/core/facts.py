@@ -14,7 +14,7 @@ from stream.core import windows
 from stream.core.absorb import Events
 from stream.core.caps import offers_since
 from stream.core.events import N_KINDS_WINDOWED, Kind
-from stream.core.row import DAY_MS, WINDOWS, Rows
+from stream.core.row import DAY_MS, N_STEPS, WINDOWS, Rows
 from stream.core.segments import Segment, SegmentRules
 
 Floats = NDArray[np.float64]
@@ -95,6 +95,15 @@ class Triggers:
             segments[new] = Segment.NEW
             self._segments = segments
         return self._segments
+
+    def learned_segments(self) -> Floats:
+        """What the published classifier says of each row's newest step, float64 [n]; NaN where there is none."""
+        of = self._segment_rules.learned
+        held = self["step_count"] > 0
+        if of is None or not held.any():
+            return np.full(len(held), np.nan)
+        newest = (self["step_pos"].astype(np.int64) - 1) % N_STEPS
+        return _where(held, of(self["steps"][np.arange(len(held)), newest]))
 
 
 class Fact(NamedTuple):
@@ -219,6 +228,11 @@ FACTS: dict[str, Fact] = {
     ),
     "tier": Fact(
         "tier", "basic < silver < gold < platinum; known from the profile", lambda t: _where(t["tier"] != 0, t["tier"])
+    ),
+    "learned_segment": Fact(
+        "number",
+        "the segment that a published classifier gives after this event; known while one is published",
+        lambda t: t.learned_segments(),
     ),
     "trigger_price_minor": Fact(
         "minor units",

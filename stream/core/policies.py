@@ -76,10 +76,7 @@ def choose(  # noqa: PLR0911 one for each policy
         case Frequency():
             return _one_arm(triggers.count(policy.window, Kind.ORDER_PLACED)[at] > policy.more_than, policy.arm)
         case Linear():
-            depth = np.clip(
-                score.astype(np.float64) * policy.slope + policy.intercept, policy.depth_min, policy.depth_max
-            )
-            depth_bp = np.rint(np.nan_to_num(depth) * 10_000).astype(np.int32)
+            depth_bp = linear_depth_bp(policy, score)
             return _one_arm((depth_bp > 0) & (score == score), policy.arm)._replace(depth_bp=depth_bp)  # noqa: PLR0124 (NaN)
         case BySegment():
             return Choice(np.array(policy.arms, np.int16)[triggers.segments()[at]], None)
@@ -89,6 +86,12 @@ def choose(  # noqa: PLR0911 one for each policy
             return Choice(_most_profitable(campaign.arms, policy, triggers, at, dual_price), None)
         case Explore():  # drawn by `decide`, as all exploration
             return _one_arm(np.zeros(len(at), bool), NONE)
+
+
+def linear_depth_bp(policy: Linear, score: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The depth of a linear policy in basis points, int32 [n]; 0 where the score [n] is not known."""
+    depth = np.clip(score.astype(np.float64) * policy.slope + policy.intercept, policy.depth_min, policy.depth_max)
+    return np.rint(np.nan_to_num(depth) * 10_000).astype(np.int32)
 
 
 def _one_arm(chosen: NDArray[np.bool_], arm: int) -> Choice:

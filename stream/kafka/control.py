@@ -8,18 +8,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from stream.campaigns.control import Shop, compile_campaigns
 from stream.core.campaign import CampaignSet
+from stream.core.segments import SEGMENT_RULES
 from stream.errors import SetupError
 from stream.metrics import Metrics
 from stream.scoring.artefact import ModelRefused
 from stream.scoring.control import champion
 from stream.scoring.model import Model, load
+from stream.scoring.segments import Segmenter, load_segmenter, segments_in
 from stream.settings import Settings, client_id
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ class Control:
         self._thread = threading.Thread(target=self._follow, name="control", daemon=True)
         self._in_force = InForce(None, compile_campaigns({}, self._shop)[0])
         self._refused: bytes | None = None
+        self._segments: Segmenter | None = None
+        self._segments_refused: bytes | None = None
 
     def in_force(self) -> InForce:
         """The latest valid model and campaigns."""
@@ -154,7 +158,8 @@ class Control:
         """Put what is valid in force; what is not is named, and what was in force goes on."""
         names = {self._followed[topic].name for topic in changed}
         model, campaigns = self._in_force
-        if "campaigns" in names:
+        others = "models" in names and self._new_segments()
+        if "campaigns" in names or others:
             records = self._followed[self._settings.topic("campaigns")].records
             docs = {key.decode("utf-8", "replace"): value for key, value in records.items()}
             campaigns, refused = compile_campaigns(docs, self._shop, campaigns)
@@ -184,3 +189,23 @@ class Control:
         self._metrics.model_info.labels(new.hex).set(1)
         logger.info("model in force: %s", new.hex[:12])
         return new
+
+    def _new_segments(self) -> bool:
+        """Put the published segments in force, unless they are refused; whether campaigns have others to ask now."""
+        data = segments_in(self._followed[self._settings.topic("models")].records)
+        before = self._segments
+        if data is None:
+            self._segments = None
+        elif data is not self._segments_refused:
+            try:
+                self._segments = load_segmenter(data)
+            except ModelRefused as refusal:
+                self._segments_refused = data
+                self._metrics.model_refused.labels(refusal.reason.name.lower()).inc()
+                logger.error("segments refused, those before go on: %s", refusal)  # noqa: TRY400
+        if (self._segments and self._segments.hex) == (before and before.hex):
+            return False
+        logger.info("segments in force: %s", self._segments.hex[:12] if self._segments else "none")
+        learned = self._segments.of if self._segments else None
+        self._shop = self._shop._replace(segment_rules=replace(SEGMENT_RULES, learned=learned))
+        return True

@@ -104,6 +104,7 @@ def facts(user: User, now_ms: int) -> dict[str, float | None]:
         "session_age_s": ago(session(did)[1], SECOND_MS),
         "member_days": ago(profile.registered_ms, DAY_MS),
         "tier": profile.tier or None,
+        "learned_segment": None,  # no classifier is published here
         "trigger_price_minor": trigger.price_minor or None,
         "trigger_quantity": trigger.quantity or None,
     }

@@ -7,14 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from stream.core.row import N_FEATURES
+from stream.core.segments import Learned
 from stream.errors import SetupError
 from stream.kafka.control import Control, InForce
 from stream.metrics import Metrics
 from stream.scoring.control import CHAMPION_KEY, file_key, pointer_json
+from stream.scoring.segments import SEGMENTS_KEY
 from tests.e2e.harness import Site, wait_until
+from tests.scoring.segments_file import segments_file
 from training.seeded import seeded_model
 
 CAMPAIGN = {
@@ -142,6 +147,28 @@ def test_a_refused_model_is_verified_once(site: Site) -> None:
         site.publish_campaigns(CAMPAIGN | {"version": 2})
         followed.until(lambda now: versions(now) == {"a": 2}, "what came after")
         assert followed.control.in_force().model is model
+
+
+def test_segments_are_taken_over_and_given_up(site: Site) -> None:
+    """Campaigns ask whatever file is in force; a broken one leaves the one before, a deleted one leaves none."""
+
+    def learned(in_force: InForce) -> Learned | None:
+        return in_force.campaigns.segment_rules.learned
+
+    step = np.full((1, N_FEATURES), 255, np.uint8)
+    site.publish_campaigns(CAMPAIGN)
+    with following(site) as followed:
+        assert learned(followed.control.in_force()) is None
+        site.put_control("models", [(SEGMENTS_KEY, segments_file())])
+        of = learned(followed.until(lambda found: learned(found) is not None, "segments"))
+        assert of is not None
+        assert of(step).tolist() == [2]
+        assert versions(followed.control.in_force()) == {"a": 1}
+        site.put_control("models", [(SEGMENTS_KEY, segments_file(features_hash="00"))])
+        wait_until(lambda: followed.refused("features_differ") == 1, "a refusal", 15)
+        assert learned(followed.control.in_force()) == of
+        site.put_control("models", [(SEGMENTS_KEY, None)])
+        followed.until(lambda found: learned(found) is None, "no segments")
 
 
 def test_a_topic_that_is_not_there(site: Site, topic_prefix: str) -> None:

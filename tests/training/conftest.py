@@ -6,10 +6,12 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from xxhash import xxh3_64_intdigest
 
 from stream.core.events import EVENT, SOURCES, Kind
-from training.dataset import Split, build, split_by_user
+from stream.scoring.model import Model, load
+from training.dataset import Dataset, Split, build, split_by_user
 from training.fit import Fitted, Plan, fit
 from training.log import EventLog
 from training.models.registry import BUILDERS
+from training.seeded import seeded_model
 
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -59,8 +61,19 @@ def log() -> EventLog:
 
 
 @pytest.fixture(scope="session")
-def split(log: EventLog) -> Split:
-    return split_by_user(build(log, HOUR_MS))
+def dataset(log: EventLog) -> Dataset:
+    return build(log, HOUR_MS)
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    """A model that workers take, of drawn weights: it learnt nothing and took no time."""
+    return load(seeded_model(3))
+
+
+@pytest.fixture(scope="session")
+def split(dataset: Dataset) -> Split:
+    return split_by_user(dataset)
 
 
 @pytest.fixture(scope="session")

@@ -6,28 +6,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from stream.scoring.model import Model, load
+from stream.scoring.model import Model
 from training.cli import cli
-from training.dataset import Dataset, build, of_users
+from training.dataset import Dataset, of_users
 from training.errors import TrainingError
 from training.evaluate import EVENTS_SEEN, evaluation, judge, n_draws, unseen
-from training.log import EventLog
 from training.metrics import auc
-from training.seeded import seeded_model
 from training.serve import carried
 from training.yardsticks import Beside, beside, beside_bytes, crossed_scores, read_beside
 
 HOUR_MS = 3_600_000
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return load(seeded_model(3))
-
-
-@pytest.fixture(scope="module")
-def dataset(log: EventLog) -> Dataset:
-    return build(log, HOUR_MS)
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,15 @@
 import numpy as np
-import pytest
 
 from stream.core.absorb import absorb
 from stream.core.fold import turns
 from stream.core.row import N_STEPS, new_rows
 from stream.scoring.model import Model, load
-from training.dataset import Dataset, build, of_users
+from training.dataset import Dataset, of_users
 from training.log import EventLog
 from training.seeded import seeded_model
 from training.serve import agreement, carried, rebuilt
 
 HOUR_MS = 3_600_000
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return load(seeded_model(3))
-
-
-@pytest.fixture(scope="module")
-def dataset(log: EventLog) -> Dataset:
-    return build(log, HOUR_MS)
 
 
 def test_the_data_set_is_scored_as_a_worker_scores(model: Model, log: EventLog, dataset: Dataset) -> None:
