@@ -9,7 +9,8 @@ A transaction that fails makes the partition a failed one: it applies and commit
 (`stream.kafka.partitions`) takes it over anew, which throws away what was computed since the last commit.
 
 Changes of state happen on the worker's one compute thread, so none of it is locked. Sending blocks, so each partition
-has a thread of its own for it. PROTOCOL: the comments name the rule of the design's protocol where an order matters.
+has a thread of its own for it. docs/protocol.md tells what this takes for granted of Kafka and Faust, and what confirms
+it.
 """
 
 import asyncio

@@ -65,7 +65,7 @@ class EventBatch(NamedTuple):
 
 
 class PartitionsT(Protocol):
-    """What the transport asks the partitions (implemented by `stream.kafka.partition.Partitions`)."""
+    """What the transport asks the partitions (implemented by `stream.kafka.partitions.Partitions`)."""
 
     batch_rows: int
     batch_bytes: int

@@ -56,6 +56,17 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert ROOT in path.resolve().parents
 
 
+def test_tests_that_pages_name_are_there() -> None:
+    """And every line of the protocol's table names one."""
+    for page in PAGES:
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text(encoding="utf-8")):
+            assert f"def {name}" in (ROOT / path).read_text(encoding="utf-8"), f"{page.name}: {path}::{name}"
+    table = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    rules = [line for line in table.splitlines() if re.match(r"\| \d", line)]
+    assert rules
+    assert all(re.search(r"::test_\w+` \|$", line) for line in rules)
+
+
 def test_every_make_target_says_what_it_does() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE))

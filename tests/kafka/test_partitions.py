@@ -119,3 +119,33 @@ def test_a_partition_that_is_not_drained_in_time_is_abandoned_uncommitted(site: 
     with site.worker() as worker:
         site.wait_applied([worker])
     expect.check_all(site, [])
+
+
+def test_a_batch_whose_task_is_cancelled_is_applied_whole_and_once(site: Site) -> None:
+    """That does not stop the thread that computes: what it did is committed, and read again it is fenced."""
+
+    def slow(*args: Any) -> Any:
+        time.sleep(1)
+        return process(*args)
+
+    async def story() -> None:
+        room = Room(site)
+        vars(room.shared)["process"] = slow
+        partitions = partitions_of(room)
+        await partitions.take_over({0}, ours)
+        one = batch(room, partitions, clicks(5), 0)
+        applying = asyncio.create_task(partitions.apply(one, NOTHING))
+        await asyncio.sleep(0.3)
+        applying.cancel()
+        await asyncio.gather(applying, return_exceptions=True)
+        assert applying.cancelled()
+        await partitions.drain()
+        assert partitions[0].committed["clickstream"] == 5
+        await partitions.apply(one, NOTHING)
+        await partitions.drain()
+        assert room.count("applied") == 5
+        assert not room.fatal
+        await partitions.close()
+
+    asyncio.run(story())
+    expect.check_all(site, [])
