@@ -9,9 +9,11 @@ now costs one RocksDB write for many changes. A pending row is as good as a stor
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -81,8 +83,11 @@ class Store:
         cache: Cache,
         pending_bytes_max: int,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
+        age_max_s: float = math.inf,
     ) -> None:
         """Open the store, or make it.
+
+        Only who has it open may judge it: to its owner, a worker on the same disk, it is as it should be.
 
         Args:
             path: its folder, of its own.
@@ -90,33 +95,28 @@ class Store:
             cache: see `shared_cache`.
             pending_bytes_max: rows kept back before they are written.
             lock_timeout_s: how long another owner has to let go of it.
+            age_max_s: since its files were last written.
 
         Raises:
-            StoreCorruptError: it belongs to something else, was written in another row format, or cannot be opened.
+            StoreCorruptError: it belongs to something else, was written in another row format, is too old, or cannot be
+                opened.
             PartitionError: another worker has it open.
         """
         self.path = path
-        identity = {**identity, "row_format": ROW_FORMAT}
         self._identity_file = path / _IDENTITY_FILE
-        if path.exists() and any(path.iterdir()):
-            try:
-                found = json.loads(self._identity_file.read_text())
-            except (OSError, ValueError) as e:
-                raise StoreCorruptError(f"{path}: no readable {_IDENTITY_FILE} ({e})") from e
-            if found != identity:
-                raise StoreCorruptError(f"{path}: belongs to {found}, wanted {identity}")
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            self._identity_file.write_text(json.dumps(identity))
-        self._write_options = WriteOptions()
-        self._write_options.disable_wal = True
-        self._db = _open(path / "rows", cache, lock_timeout_s)
+        path.mkdir(parents=True, exist_ok=True)
+        self._db, age_s = _open(path / "rows", cache, lock_timeout_s)
         try:
-            offset = self._db.get(_OFFSET_KEY)
-            self.applied: bytes | None = self._db.get(applied_record.KEY)
-        except Exception as e:  # rocksdict raises bare Exception for every RocksDB status
-            raise StoreCorruptError(f"{path}: RocksDB: {e}") from e
-        self._db.set_write_options(self._write_options)
+            self._check_age(age_s, age_max_s)
+            offset = self._read(_OFFSET_KEY)
+            self.applied = self._read(applied_record.KEY)
+            self._check_identity({**identity, "row_format": ROW_FORMAT}, new=offset is None)
+        except StoreCorruptError:
+            self.abandon()
+            raise
+        write_options = WriteOptions()
+        write_options.disable_wal = True
+        self._db.set_write_options(write_options)
         self.changelog_offset = int.from_bytes(offset, "big") if offset else 0
         self._pending: dict[bytes, bytes | None] = {}
         self._pending_bytes = 0
@@ -124,6 +124,28 @@ class Store:
         self._removed: set[bytes] = set()
         """Users whose bytes may still be in the files."""
         self._flushed_at_s = time.monotonic()
+
+    def _read(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as e:  # rocksdict raises bare Exception for every RocksDB status
+            raise StoreCorruptError(f"{self.path}: RocksDB: {e}") from e
+        return value
+
+    def _check_age(self, age_s: float, age_max_s: float) -> None:
+        if age_s > age_max_s:
+            raise StoreCorruptError(f"{self.path}: last written {age_s:.0f} s ago, older than {age_max_s:.0f} s")
+
+    def _check_identity(self, identity: dict[str, Any], *, new: bool) -> None:
+        if new and not self._identity_file.exists():
+            self._identity_file.write_text(json.dumps(identity))
+            return
+        try:
+            found = json.loads(self._identity_file.read_text())
+        except (OSError, ValueError) as e:
+            raise StoreCorruptError(f"{self.path}: no readable {_IDENTITY_FILE} ({e})") from e
+        if found != identity:
+            raise StoreCorruptError(f"{self.path}: belongs to {found}, wanted {identity}")
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Packed rows, None where there is none, in order."""
@@ -133,7 +155,7 @@ class Store:
         if absent:
             try:
                 stored = self._db.get([keys[i] for i in absent])
-            except Exception as e:  # see __init__
+            except Exception as e:  # see _read
                 raise self.broken(f"RocksDB: {e}") from e
             for i, row in zip(absent, stored, strict=True):
                 found[i] = row
@@ -201,7 +223,7 @@ class Store:
         try:
             self._await_room()
             self._db.write(batch)
-        except Exception as e:  # see __init__
+        except Exception as e:  # see _read
             raise self._cannot_write(e) from e
 
     def _await_room(self) -> None:
@@ -236,7 +258,7 @@ class Store:
             self._db.flush()
             for key in self._removed:
                 self._db.compact_range(key, key + b"\0")
-        except Exception as e:  # see __init__
+        except Exception as e:  # see _read
             raise self._cannot_write(e) from e
         self._removed = set()
         self._flushed_at_s = time.monotonic()
@@ -286,14 +308,18 @@ class Store:
             logger.warning("%s: closed after %s", self.path, e)
 
 
-def _open(path: Path, cache: Cache, lock_timeout_s: float) -> Rdict:
+def _open(path: Path, cache: Cache, lock_timeout_s: float) -> tuple[Rdict, float]:
     """RocksDB, when nobody else has it: a partition that moves between workers on one disk is let go of meanwhile.
 
     Who waits says so in a file: a worker that only stands by with it lets go then.
+
+    Returns:
+        (RocksDB, seconds since its files were last written: opening writes to them).
     """
     give_up_s = time.monotonic() + lock_timeout_s
     wanted = path.with_name(_WANTED_FILE)
     while True:
+        age_s = _age_s(path)
         try:
             opened = Rdict(str(path), _options(cache))
         except Exception as e:  # rocksdict raises bare Exception for every RocksDB status
@@ -305,7 +331,7 @@ def _open(path: Path, cache: Cache, lock_timeout_s: float) -> Rdict:
                 ) from e
         else:
             wanted.unlink(missing_ok=True)
-            return opened
+            return opened, age_s
         if lock_timeout_s:
             wanted.touch()
         time.sleep(0.1)
@@ -329,16 +355,16 @@ def open_or_set_aside(
 ) -> Store:
     """A store that can be trusted: one that is bad, or too old, is set aside and an empty one takes its place."""
     try:
-        _check_age(path, age_max_s)
-        return Store(path, identity, cache, pending_bytes_max, lock_timeout_s)
+        return Store(path, identity, cache, pending_bytes_max, lock_timeout_s, age_max_s)
     except StoreCorruptError as e:
         set_aside(path, e)
         return Store(path, identity, cache, pending_bytes_max, lock_timeout_s)
 
 
-def _check_age(path: Path, age_max_s: float) -> None:
-    """By the clock of its files."""
-    now_s = time.time()
-    age_s = now_s - max((f.stat().st_mtime for f in (path / "rows").glob("*")), default=now_s)
-    if age_s > age_max_s:
-        raise StoreCorruptError(f"{path}: last written {age_s:.0f} s ago, older than {age_max_s:.0f} s")
+def _age_s(path: Path) -> float:
+    """By the clock of its files; 0 where there are none."""
+    newest_s = -math.inf
+    for file in path.glob("*"):
+        with suppress(FileNotFoundError):  # its owner deletes files meanwhile
+            newest_s = max(newest_s, file.stat().st_mtime)
+    return max(time.time() - newest_s, 0.0) if newest_s > -math.inf else 0.0

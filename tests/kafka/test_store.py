@@ -247,8 +247,12 @@ def _write_until_compacted(store: Store, rows: dict[bytes, bytes]) -> None:
         time.sleep(0.02)
 
 
-def test_a_store_that_another_has_open_is_not_set_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", [None, "another cluster", "cut identity", "old"])
+def test_a_store_that_another_has_open_is_not_set_aside(tmp_path: Path, harm: str | None) -> None:
+    """Whatever is wrong with it, only who has it open may judge it: its files are in use."""
     store = new(tmp_path / "0")
+    if harm:
+        BAD[harm](tmp_path / "0")
     with pytest.raises(PartitionError, match="OFFERSTREAM_DATA_DIR") as raised:
         open_or_set_aside(tmp_path / "0", IDENTITY, shared_cache(1 << 20), 0, 100, lock_timeout_s=0.3)
     assert not isinstance(raised.value, StoreCorruptError)
