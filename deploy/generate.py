@@ -166,6 +166,37 @@ PANELS: list[tuple[str, str, list[tuple[str, str]], str]] = [
         ],
         "Workers with each model. More than one for long: some did not take the new one.",
     ),
+    (
+        "Models at work",
+        "ops",
+        [
+            ('sum by (hash) (deriv(offerstream_model_scored{job="$job"}[$__rate_interval]))', "scored/s {{hash}}"),
+            (f"{selected('offerstream_challenger_info', 'hash, mode')} > 0", "on trial: {{hash}} {{mode}}"),
+            (by_rate("offerstream_model_withdrawn_total", "fault"), "withdrawn: {{fault}}"),
+        ],
+        "Who scores how much, who is on trial, and what workers rolled back.",
+    ),
+    (
+        "Shadow",
+        "short",
+        [
+            (
+                'sum(offerstream_shadow{job="$job",what="sum"}) / sum(offerstream_shadow{job="$job",what="events"})',
+                "mean difference",
+            ),
+            ('max(offerstream_shadow{job="$job",what="max"})', "largest difference"),
+        ],
+        "A challenger's scores against the champion's, on the same events.",
+    ),
+    (
+        "Drift",
+        "short",
+        [
+            (selected("offerstream_drift_psi", "of", "max"), "{{of}}"),
+            (by_rate("offerstream_retrain_wanted_total", "pod"), "asked for a successor: {{pod}}"),
+        ],
+        "Population stability index against the training data: from 0.25 on the world has moved.",
+    ),
     ("Memory", "bytes", [(selected("process_resident_memory_bytes", "pod"), "{{pod}}")], ""),
     ("Processor", "short", [(by_rate("process_cpu_seconds_total", "pod"), "{{pod}}")], "Cores."),
 ]

@@ -117,6 +117,33 @@ class Metrics:
         self.model_refused = Counter(
             "offerstream_model_refused", "Published models that were not taken over", ("reason",), registry=registry
         )
+        self.challenger_info = Gauge(
+            "offerstream_challenger_info", "1 for the model on trial", ("hash", "mode"), registry=registry
+        )
+        self.model_withdrawn = Counter(
+            "offerstream_model_withdrawn",
+            "Models that this worker took out of force, here and everywhere, by their fault",
+            ("fault",),
+            registry=registry,
+        )
+        self.model_scored = Gauge(
+            "offerstream_model_scored", "Events scored by each model in force", ("hash",), registry=registry
+        )
+        self.shadow = Gauge(
+            "offerstream_shadow",
+            "Events that a challenger scored in the shadow, and absolute differences to the champion's scores",
+            ("what",),
+            registry=registry,
+        )
+        self.drift_psi = Gauge(
+            "offerstream_drift_psi",
+            "Population stability index of the champion's score and of each feature against its training data",
+            ("of",),
+            registry=registry,
+        )
+        self.retrain_wanted = Counter(
+            "offerstream_retrain_wanted", "Champions that this worker asked a successor for: drift", registry=registry
+        )
         self.loop_held = Histogram(
             "offerstream_loop_held_seconds",
             "Turns of the event loop that held it for a millisecond or longer",

@@ -78,6 +78,18 @@ class Settings:
     stall_ms: int = _setting(
         60_000, "unhealthy when no position moves for this long while records wait", 1_000, _DAY_MS
     )
+    model_key: str = _setting(
+        "", "ed25519 public key (base64, as `training models keygen` prints it) that models must be signed with"
+    )
+    model_probation_ms: int = _setting(
+        _DAY_MS, "for so long after its promotion a model is rolled back when its scores are not as in training",
+        0, 365 * _DAY_MS,
+    )  # fmt: skip
+    score_us_max: float = _setting(
+        100.0, "microseconds a step, beside 5 ms a call: a slower model is rolled back", 0.1, 10**6
+    )
+    score_psi_max: float = _setting(1.0, "PSI of its scores from which on a model on probation is rolled back", 0, 100)
+    drift_psi_max: float = _setting(0.25, "PSI of a feature or the score from which on a retrain is asked for", 0, 100)
     lost_events: str = _setting("stop", "`stop` or `count` when retention deleted events that were not applied")
 
     def topic(self, name: str) -> str:

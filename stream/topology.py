@@ -26,7 +26,6 @@ from stream.core.row import N_FEATURES, Rows
 from stream.kafka.cluster import INPUTS
 from stream.kafka.control import Control, InForce
 from stream.kafka.partitions import Partitions
-from stream.scoring.model import unscored
 from stream.settings import Settings
 
 
@@ -51,6 +50,8 @@ class Outcome(NamedTuple):
 
     steps: NDArray[np.uint8]
     """[N, F]: what the model saw of each."""
+    models: NDArray[np.uint64]
+    """[N]: hash of the model that scored it; 0 = none."""
     row_seqs: NDArray[np.uint64]
     """[N]: number of the step in its user's row."""
     decisions: Decisions
@@ -74,7 +75,7 @@ def process(
         events: EVENT [N], fenced, without duplicates, in the order in which they apply.
         row: [N], each event's place in `rows`.
         rows: ROW [U], the batch's users; changed in place.
-        in_force: model and campaigns.
+        in_force: models and campaigns.
         now_ms: time of the decisions.
         draws: [N], in [0, 1).
         offer_max_age_ms: an older trigger gets no offer.
@@ -84,16 +85,16 @@ def process(
     if wallet:
         wallet.settle(events, row, rows)
     steps = np.zeros((len(events), N_FEATURES), np.uint8)
-    row_seqs = np.zeros(len(events), np.uint64)
+    models, row_seqs = np.zeros((2, len(events)), np.uint64)
     decisions = np.zeros(len(events), DECISION)
     for turn in turns(events, row, rows):  # one round: each user at most once
         steps[turn.at] = step = absorb(turn.events, turn.rows)
         lap("absorb")
-        scores = in_force.model.score(step, turn.rows) if in_force.model else unscored(turn.rows)
+        scores, models[turn.at] = in_force.scorer.score(step, turn.events["user"], turn.rows)
         lap("score")
         decisions[turn.at] = decide(
             turn.events, turn.rows, scores, in_force.campaigns, now_ms, draws[turn.at], offer_max_age_ms, wallet
         )
         row_seqs[turn.at] = turn.rows["seq"]
         lap("decide")
-    return Outcome(steps, row_seqs, decisions)
+    return Outcome(steps, models, row_seqs, decisions)

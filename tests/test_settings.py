@@ -45,6 +45,7 @@ def test_every_setting_is_read_as_what_it_is() -> None:
         "timezone": "Europe/Zurich",
         "guarantee": "at_least_once",
         "lost_events": "count",
+        "model_key": "key",
         "decision_sample": "0.25",
     }
     # the others are numbers; one more than the default is within their bounds

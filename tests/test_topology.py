@@ -16,6 +16,7 @@ from stream.core.fold import fold
 from stream.core.row import Rows, new_rows
 from stream.kafka.control import InForce
 from stream.scoring.model import Model, load
+from stream.scoring.scorer import scored_by
 from stream.topology import Outcome, process
 from tests.core.logs import Log, as_columns, logs
 from tests.core.oracle import Event, which_apply
@@ -75,11 +76,13 @@ def test_how_a_batch_is_cut_changes_nothing(
         return
     events, row = as_columns(log)
     n_rows = int(row.max()) + 1
-    in_force = InForce(model if with_model else None, campaigns)
+    in_force = InForce(scored_by(model if with_model else None), campaigns)
     rows, [whole] = run(events, row, in_force, [], n_rows)
     rows_cut, parts = run(events, row, in_force, [min(c, len(events)) for c in cuts], n_rows)
     assert rows_cut.tobytes() == rows.tobytes()
     assert np.concatenate([o.steps for o in parts]).tobytes() == whole.steps.tobytes()
+    assert set(whole.models.tolist()) == {model.hash if with_model else 0}
+    assert np.concatenate([o.models for o in parts]).tobytes() == whole.models.tobytes()
     assert np.concatenate([o.row_seqs for o in parts]).tobytes() == whole.row_seqs.tobytes()
     assert np.concatenate([o.decisions for o in parts]).tobytes() == whole.decisions.tobytes()
     # ... and the same as folding, which training does, and as stepping the model by hand.
@@ -104,14 +107,16 @@ def test_how_a_batch_is_cut_changes_nothing(
 
 def test_an_empty_batch(model: Model, campaigns: CampaignSet) -> None:
     events, row = as_columns([])
-    outcome = process(events, row, new_rows(0), InForce(model, campaigns), NOW_MS, np.empty(0), 1, lambda _: None)
-    assert [len(part) for part in outcome] == [0, 0, 0]
+    outcome = process(
+        events, row, new_rows(0), InForce(scored_by(model), campaigns), NOW_MS, np.empty(0), 1, lambda _: None
+    )
+    assert [len(part) for part in outcome] == [0, 0, 0, 0]
 
 
 def test_stages_tell_when_they_end(model: Model, campaigns: CampaignSet) -> None:
     events, row = as_columns([(0, e) for e in _two_events()])
     laps: list[str] = []
-    process(events, row, new_rows(1), InForce(model, campaigns), NOW_MS, np.zeros(2), 1, laps.append)
+    process(events, row, new_rows(1), InForce(scored_by(model), campaigns), NOW_MS, np.zeros(2), 1, laps.append)
     assert laps == ["absorb", "score", "decide"] * 2
 
 

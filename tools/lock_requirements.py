@@ -25,7 +25,8 @@ def compile_lock(name: str, *options: str) -> None:
 
 def main() -> None:
     compile_lock("all.lock", "--all-extras")
-    compile_lock("worker.lock", "--constraint", "requirements/all.lock")
+    # What a worker is deployed with can check signatures of models, whether it is given a key or not.
+    compile_lock("worker.lock", "--extra", "signing", "--constraint", "requirements/all.lock")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from stream.scoring.model import load
+from stream.scoring.model import Model, load
 from training import cli_models
 from training.effect.cli import effect, fairness
 from training.ope.cli import ope
@@ -61,6 +61,11 @@ Examples:
 @click.option("--epochs", type=click.IntRange(1, 1_000), help="At most; training stops by itself when it gets worse.")
 @click.option("--quick", is_flag=True, help="A few epochs: for demonstrations.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=1, show_default=True, help="Of all that is drawn.")
+@click.option(
+    "--champion",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The model file to be compared with, on the users kept apart: a gate of its own.",
+)
 @currency_option
 @prefix_option
 def run(
@@ -72,6 +77,7 @@ def run(
     epochs: int | None,
     quick: bool,
     seed: int,
+    champion: Path | None,
     currency: str,
     topic_prefix: str,
 ) -> None:
@@ -82,8 +88,9 @@ def run(
     """
     console = Console(stderr=True)
     with told():
+        best = None if champion is None else load(champion.read_bytes())
         log = read(console, events, format_, currency, topic_prefix)
-        _train(console, log, horizon, architecture, epochs, seed, out, quick=quick)
+        _train(console, log, horizon, architecture, epochs, seed, out, best, quick=quick)
 
 
 @cli.command(
@@ -124,6 +131,7 @@ def _train(
     epochs: int | None,
     seed: int,
     out: Path,
+    champion: Model | None,
     *,
     quick: bool,
 ) -> None:
@@ -148,7 +156,7 @@ def _train(
         def on_stage(name: str) -> None:
             progress.reset(stage, description=name, total=None)
 
-        made = make(log, horizon_ms, architecture, plan, on_stage, on_epoch)
+        made = make(log, horizon_ms, architecture, plan, on_stage, on_epoch, champion)
     write(made, out)
     _print_metrics(console, made.metrics)
     print_evaluation(console, made.evaluation)

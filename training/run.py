@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stream.core.features import FEATURES
 from stream.core.row import N_FEATURES
 from stream.scoring.artefact import Metadata, features_hash
+from stream.scoring.drift import reference
 from stream.scoring.model import Model, load
 from training.artefact import golden_examples, with_metadata
 from training.dataset import Dataset, build, joined, split_by_user
@@ -20,9 +21,9 @@ from training.evaluate import evaluation, judge
 from training.export import export, parity
 from training.files import write_json, write_whole
 from training.fit import Epoch, Fitted, Plan, fit
-from training.gates import gates, gates_said
+from training.gates import against, gates, gates_said
 from training.log import EventLog
-from training.metrics import Parity, quality
+from training.metrics import Parity, calibration, quality
 from training.models.network import Network
 from training.models.registry import BUILDERS
 from training.serve import agreement, carried
@@ -52,6 +53,7 @@ def make(
     plan: Plan,
     on_stage: Callable[[str], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    champion: Model | None = None,
 ) -> Made:
     """Train on a log and make the file.
 
@@ -68,6 +70,7 @@ def make(
         plan: how long and how hard to train.
         on_stage: told what begins.
         on_epoch: told after each epoch.
+        champion: in force, to be compared with on the users that the figures are taken from; None: there is none.
 
     Raises:
         TrainingError: the log is not enough to learn from.
@@ -110,9 +113,12 @@ def make(
     )
     untold = with_metadata(bare, metadata)
     expected_rate = float(split.train.label[split.train.known].mean())
-    metrics = _metrics(load(untold), split.test, expected_rate, same, len(untold), fitted)
+    first = load(untold)
+    scores = carried(first, split.test)
+    metrics = _metrics(first, split.test, scores, expected_rate, same, len(untold), fitted, champion)
     metrics |= {"train_users": len(split.train.user) + len(split.valid.user), "seed": plan.seed}
-    data = with_metadata(bare, dataclasses.replace(metadata, metrics=metrics))
+    seen = {**metadata.data, "reference": reference(joined(split.train, split.valid).steps, scores[:, 0])}
+    data = with_metadata(bare, dataclasses.replace(metadata, metrics=metrics, data=seen))
     model = load(data)
     kept = beside(joined(split.train, split.valid), model.hex, plan.seed)
     found = evaluation(model, judge(model, split.test, kept), kept)
@@ -121,12 +127,20 @@ def make(
 
 
 def _metrics(
-    model: Model, test: Dataset, expected_rate: float, same: Parity, size_bytes: int, fitted: Fitted
+    model: Model,
+    test: Dataset,
+    scores: NDArray[np.float32],
+    expected_rate: float,
+    same: Parity,
+    size_bytes: int,
+    fitted: Fitted,
+    champion: Model | None,
 ) -> dict[str, Any]:
     """What the metadata say of quality: on test users, scored as a worker scores them."""
-    scores = carried(model, test)
     judged = quality(test.label[test.known], scores[test.known, 0], expected_rate)
+    calibrated = calibration(test.label[test.known], scores[test.known, 0])
     agreed = agreement(model, test, scores)
+    compared = None if champion is None else against(model, champion, test)
     return {
         **judged._asdict(),
         "test_users": len(test.user),
@@ -139,7 +153,8 @@ def _metrics(
         "valid_log_loss": fitted.best.valid_loss,
         "scaling": fitted.scaling._asdict(),
         "threshold": None if np.isnan(fitted.threshold) else fitted.threshold,
-        "gates": gates_said(gates(same, size_bytes, judged)),
+        "against": None if compared is None else compared.said(),
+        "gates": gates_said(gates(same, size_bytes, judged, calibrated, model.metadata.features, compared)),
     }
 
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from jsonschema import ValidationError
 
-from stream.campaigns.schema import CURRENCY_PATTERN, DATE_PATTERN, DAY_PATTERN, DURATION_PATTERN, ID_PATTERN, PROTECTED
+from stream.campaigns.schema import CURRENCY_PATTERN, DATE_PATTERN, DAY_PATTERN, DURATION_PATTERN, ID_PATTERN
+from stream.core.features import PROTECTED
 
 Path = tuple[str | int, ...]
 Document = Mapping[str, Any]

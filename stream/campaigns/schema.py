@@ -31,12 +31,6 @@ MONEY_MINOR_MAX = 10**12
 NAMES_MAX = 10_000
 """Products, categories or brands that one campaign can list."""
 
-PROTECTED = (
-    *("age", "gender", "sex", "race", "ethnicity", "ethnic_origin", "religion", "belief", "nationality", "disability"),
-    *("health", "pregnancy", "marital_status", "sexual_orientation", "political_opinion", "trade_union", "genetic"),
-)
-"""Attributes that no condition may name, whatever the law of the place: the contract has no field for them either."""
-
 CAP_DAYS = {"1d": 1, "7d": 7, "30d": 30}
 """Spans of caps, in days of the shop, today included."""
 

@@ -249,7 +249,7 @@ def report(log: Log, in_force: InForce, found: Simulation) -> dict[str, Any]:
         "from_ms": int(times_ms[0]) if len(times_ms) else None,
         "until_ms": int(times_ms[-1]) if len(times_ms) else None,
         "triggers": found.n_triggers,
-        "model": in_force.model.hex if in_force.model else None,
+        "model": in_force.scorer.hex or None,
         "campaigns": campaigns,
     }
 

@@ -25,6 +25,7 @@ from stream.errors import OfferstreamError, SettingsError
 from stream.kafka.control import InForce
 from stream.scoring.artefact import ModelRefused
 from stream.scoring.model import Model, load
+from stream.scoring.scorer import scored_by
 from stream.shop.formats import FORMATS
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -82,7 +83,7 @@ def simulate(
         for document in documents
     }
     compiled, _ = compile_campaigns(records, Shop(timezone, currency))
-    in_force = InForce(model, compiled)
+    in_force = InForce(scored_by(model), compiled)
     found = run(read.log, in_force, learned[1] if learned else None)
     result = report(read.log, in_force, found) | {"broken": read.broken, "refused": read.refused, "currency": currency}
     _show(result)

@@ -50,6 +50,13 @@ FEATURES = (
 if len(FEATURES) != N_FEATURES:
     raise AssertionError(len(FEATURES))
 
+PROTECTED = (
+    *("age", "gender", "sex", "race", "ethnicity", "ethnic_origin", "religion", "belief", "nationality", "disability"),
+    *("health", "pregnancy", "marital_status", "sexual_orientation", "political_opinion", "trade_union", "genetic"),
+)
+"""Attributes that no feature may tell of and no condition may name, whatever the law of the place: the contract has no
+field for them either."""
+
 SCALES = np.array([f.scale for f in FEATURES], np.float32)
 
 

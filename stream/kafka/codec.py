@@ -12,7 +12,7 @@ import hashlib
 from enum import StrEnum, unique
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from stream.core.events import TIME_MIN_MS
 
@@ -173,10 +173,11 @@ class BudgetMove(Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Champion(Struct, kw_only=True, gc=False):
-    """Topic models, key `champion`: the model that workers score with. All other values there are ONNX files."""
+    """Topic models, key `champion`: the model that workers score with; `stream.scoring.control` has the other keys."""
 
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
     published_ms: TimeMs
+    before: Annotated[tuple[str, ...], Meta(max_length=5)] | UnsetType = UNSET
 
 
 SOURCE_VALUES: dict[str, type[Click | Order | Feedback | Redemption | Customer]] = {

@@ -1,7 +1,8 @@
 """The control topics: models and campaigns, read whole before the first batch, then followed.
 
 Verifying a model takes a while, so it happens on the follower's thread; a batch sees one frozen `InForce` from
-beginning to end.
+beginning to end. The same thread looks how the models in force do; one that has to go is withdrawn here at once, and
+from all workers by a record in the topic.
 """
 
 import logging
@@ -16,17 +17,22 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from stream.campaigns.control import Shop, compile_campaigns
 from stream.core.campaign import CampaignSet
 from stream.core.segments import SEGMENT_RULES
-from stream.errors import SetupError
+from stream.errors import DeliveryError, SetupError
+from stream.kafka.topics import Outgoing, publish
 from stream.metrics import Metrics
 from stream.scoring.artefact import ModelRefused
-from stream.scoring.control import champion
-from stream.scoring.model import Model, load
+from stream.scoring.files import verifier
+from stream.scoring.scorer import Scorer
 from stream.scoring.segments import Segmenter, load_segmenter, segments_in
+from stream.scoring.shelf import Shelf
+from stream.scoring.watch import Limits
 from stream.settings import Settings, client_id
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
+_LOOK_INTERVAL_S = 0.5
+"""How often the models in force are looked after."""
 _NO_LEADER = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 """A topic that was just made, or whose broker just came back, has none for a moment."""
 
@@ -34,13 +40,14 @@ _NO_LEADER = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILAB
 class InForce(NamedTuple):
     """What a batch is scored and decided with."""
 
-    model: Model | None
+    scorer: Scorer
     campaigns: CampaignSet
 
 
 @dataclass
 class _Followed:
     name: str
+    name_full: str
     records: dict[bytes, bytes]
     position: int = 0
 
@@ -49,16 +56,25 @@ class Control:
     """Follows `models` and `campaigns` on a thread of its own."""
 
     def __init__(self, settings: Settings, metrics: Metrics, fatal: Callable[[BaseException], None]) -> None:
-        """Not started; `fatal` ends the process when following fails for a reason that should not be."""
+        """Not started; `fatal` ends the process when following fails for a reason that should not be.
+
+        Raises:
+            SetupError: signatures cannot be checked.
+        """
         self._fatal = fatal
         self._settings = settings
         self._metrics = metrics
         self._shop = Shop(settings.timezone, settings.currency)
-        self._followed = {settings.topic(name): _Followed(name, {}) for name in ("models", "campaigns")}
+        self._models, campaigns = (_Followed(name, settings.topic(name), {}) for name in ("models", "campaigns"))
+        self._followed = {one.name_full: one for one in (self._models, campaigns)}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="control", daemon=True)
-        self._in_force = InForce(None, compile_campaigns({}, self._shop)[0])
-        self._refused: bytes | None = None
+        self._in_force = InForce(Scorer(), compile_campaigns({}, self._shop)[0])
+        limits = Limits(
+            settings.score_us_max, settings.score_psi_max, settings.drift_psi_max, settings.model_probation_ms
+        )
+        self._shelf = Shelf(limits, verifier(settings.model_key), self._refused)
+        self._look_s = 0.0
         self._segments: Segmenter | None = None
         self._segments_refused: bytes | None = None
 
@@ -128,6 +144,9 @@ class Control:
                 changed = {topic for topic, followed in self._followed.items() if followed.position != before[topic]}
                 if changed:
                     self._take(changed)
+                if time.monotonic() - self._look_s > _LOOK_INTERVAL_S:
+                    self._look_s = time.monotonic()
+                    self._look()
         except Exception as e:  # noqa: BLE001 a worker that follows no longer must not go on unnoticed
             self._fatal(e)
 
@@ -157,7 +176,7 @@ class Control:
     def _take(self, changed: set[str]) -> None:
         """Put what is valid in force; what is not is named, and what was in force goes on."""
         names = {self._followed[topic].name for topic in changed}
-        model, campaigns = self._in_force
+        scorer, campaigns = self._in_force
         others = "models" in names and self._new_segments()
         if "campaigns" in names or others:
             records = self._followed[self._settings.topic("campaigns")].records
@@ -166,29 +185,50 @@ class Control:
             for refusal in refused:
                 logger.error("campaign %s refused, its last valid version goes on: %s", refusal.id, refusal.message)
         if "models" in names:
-            model = self._new_model(model)
-        self._in_force = InForce(model, campaigns)
+            scorer = self._shelf.scorer(self._models.records, scorer)
+            self._tell_of(scorer)
+        self._in_force = InForce(scorer, campaigns)
 
-    def _new_model(self, model: Model | None) -> Model | None:
-        """The champion, verified; the one in force where there is none, or it is refused."""
-        records = self._followed[self._settings.topic("models")].records
-        data = None
+    def _refused(self, refusal: ModelRefused) -> None:
+        self._metrics.model_refused.labels(refusal.reason.name.lower()).inc()
+
+    def _tell_of(self, scorer: Scorer) -> None:
+        before = self._in_force.scorer
+        if scorer.hex != before.hex:
+            logger.info("model in force: %s", scorer.hex[:12] or "none")
+            self._metrics.model_info.clear()
+            if scorer.hex:
+                self._metrics.model_info.labels(scorer.hex).set(1)
+        trial = scorer.trial
+        if trial != before.trial:
+            self._metrics.challenger_info.clear()
+            if trial is not None:
+                logger.info("on trial: %s, %s of %g", trial.watched.model.hex[:12], trial.mode, trial.share)
+                self._metrics.challenger_info.labels(trial.watched.model.hex, trial.mode.value).set(1)
+
+    def _look(self) -> None:
+        """See how the models do: what has to go, goes here first, then everywhere."""
+        scorer, records = self._in_force.scorer, self._models.records
+        _tell_how(scorer, self._metrics)
         try:
-            data = champion(records)
-            if data is None or data is self._refused:
-                return model
-            new = load(data)
-        except ModelRefused as refusal:
-            self._refused = data  # not verified again at each change of the topic
-            self._metrics.model_refused.labels(refusal.reason.name.lower()).inc()
-            logger.error("model refused, %s goes on: %s", model.hex[:12] if model else "no model", refusal)  # noqa: TRY400
-            return model
-        if model is not None and new.hash == model.hash:
-            return model
-        self._metrics.model_info.clear()
-        self._metrics.model_info.labels(new.hex).set(1)
-        logger.info("model in force: %s", new.hex[:12])
-        return new
+            verdicts = self._shelf.verdicts(records, scorer, time.time_ns() // 1_000_000)
+        except ModelRefused:
+            return  # an unreadable pointer was told of when it came
+        for verdict in verdicts:
+            name = verdict.key.decode()
+            if verdict.fault is None:
+                logger.warning("%s: %s", name, verdict.text)
+                self._metrics.retrain_wanted.inc()
+            else:
+                logger.error("%s: %s", name, verdict.text)
+                self._metrics.model_withdrawn.labels(verdict.fault.value).inc()
+            records[verdict.key] = verdict.value
+            self._take({self._models.name_full})
+            try:
+                outgoing = Outgoing(0, verdict.key, verdict.value, [])
+                publish(self._settings.bootstrap, self._models.name_full, [outgoing])
+            except DeliveryError as error:  # other workers will see for themselves
+                logger.error("%s is known to this worker only: %s", name, error)  # noqa: TRY400
 
     def _new_segments(self) -> bool:
         """Put the published segments in force, unless they are refused; whether campaigns have others to ask now."""
@@ -209,3 +249,20 @@ class Control:
         learned = self._segments.of if self._segments else None
         self._shop = self._shop._replace(segment_rules=replace(SEGMENT_RULES, learned=learned))
         return True
+
+
+def _tell_how(scorer: Scorer, metrics: Metrics) -> None:
+    """Show how the models in force do."""
+    names = {one.model.hex for one in scorer.watched}
+    shown = {sample.labels["hash"] for metric in metrics.model_scored.collect() for sample in metric.samples}
+    for name in shown - names:
+        metrics.model_scored.remove(name)
+    for one in scorer.watched:
+        metrics.model_scored.labels(one.model.hex).set(one.watch.scored)
+    if scorer.trial is not None:
+        watch = scorer.trial.watched.watch
+        for what, value in (("events", watch.compared), ("sum", watch.difference_sum), ("max", watch.difference_max)):
+            metrics.shadow.labels(what).set(value)
+    if scorer.champion is not None:
+        for name, psi in scorer.champion.watch.psi().items():
+            metrics.drift_psi.labels(name).set(psi)

@@ -33,6 +33,10 @@ class OutcomeT(Protocol):
         """[N, F]."""
 
     @property
+    def models(self) -> NDArray[np.uint64]:
+        """[N]."""
+
+    @property
     def row_seqs(self) -> NDArray[np.uint64]:
         """[N]."""
 
@@ -134,7 +138,7 @@ class Emitter:
         is_step = outcome.row_seqs > 0
         _count(decisions[is_step], campaigns, metrics)
         count_late(events, is_step & (outcome.steps[:, 0] >= LATE), metrics)
-        model = in_force.model.hex if in_force.model else ""
+        names = in_force.scorer.names
         sampled = decisions["draw"] < self._settings.decision_sample
         logged = np.flatnonzero(is_step & ((decisions["eligible"] != 0) | sampled))
         offered = np.flatnonzero(decisions["reason"] == Reason.OFFERED)
@@ -152,7 +156,7 @@ class Emitter:
                 events[offered],
                 decisions[offered],
                 campaigns,
-                model,
+                [names[model] for model in outcome.models[offered].tolist()],
                 now_ms,
                 self._settings.currency,
             ),
@@ -167,7 +171,7 @@ class Emitter:
                 outcome.row_seqs[logged],
                 partition_seqs[logged],
                 campaigns,
-                model,
+                [names[model] for model in outcome.models[logged].tolist()],
                 now_ms,
             ),
         )

@@ -180,7 +180,7 @@ def encode_decisions(
     row_seqs: NDArray[np.integer[Any]],
     partition_seqs: NDArray[np.integer[Any]],
     campaigns: CampaignSet,
-    model: str,
+    models: Sequence[str],
     now_ms: int,
 ) -> list[bytes]:
     """Values for topic decisions, one a row, in order.
@@ -195,7 +195,7 @@ def encode_decisions(
         row_seqs: [n], `ROW["seq"]` after the event was applied.
         partition_seqs: [n], the place of the event in the order in which the partition applied its events.
         campaigns: in force.
-        model: hash of the model in hexadecimal digits, "" where there is none.
+        models: n hashes of the models that scored, in hexadecimal digits; "" where there was none.
         now_ms: time of the decision.
     """
     ids, triggers = _triggers(topics, partition, events)
@@ -215,9 +215,11 @@ def encode_decisions(
         [all_hex[i : i + width] for i in range(0, len(all_hex), width)],
     )
     late = steps[:, 0] >= LATE
-    codes = _codes(decisions, late)
+    codes = list(zip(_codes(decisions, late), models, strict=True))
     row_of = dict(zip(codes, range(len(codes)), strict=True))  # any row of those that are alike
-    terms = {code: _decision_terms(decisions[i], bool(late[i]), campaigns, model, now_ms) for code, i in row_of.items()}
+    terms = {
+        code: _decision_terms(decisions[i], bool(late[i]), campaigns, code[1], now_ms) for code, i in row_of.items()
+    }
     encode = _ENCODER.encode  # many small values: one large one costs more in memory than it saves in calls
     return [encode(head)[:-1] + terms[code] for head, code in zip(heads, codes, strict=True)]
 
@@ -256,7 +258,7 @@ def encode_offers(
     events: Events,
     decisions: Decisions,
     campaigns: CampaignSet,
-    model: str,
+    models: Sequence[str],
     now_ms: int,
     currency: str,
 ) -> list[bytes]:
@@ -269,15 +271,19 @@ def encode_offers(
         events: EVENT [n], the triggers.
         decisions: DECISION [n], made on them with `campaigns`, each with reason OFFERED.
         campaigns: in force.
-        model: hash of the model in hexadecimal digits, "" where there is none.
+        models: n hashes of the models that scored, in hexadecimal digits; "" where there was none.
         now_ms: time of the decision: offers are valid from then on.
         currency: the reporting currency.
     """
     ids, triggers = _triggers(topics, partition, events)
     parts = list(
-        zip(*(decisions[column].tolist() for column in ("campaign", "arm", "depth_bp", "value_minor")), strict=True)
+        zip(
+            *(decisions[column].tolist() for column in ("campaign", "arm", "depth_bp", "value_minor")),
+            models,
+            strict=True,
+        )
     )
-    terms = {part: _offer_terms(part, campaigns, model, now_ms, currency) for part in set(parts)}
+    terms = {part: _offer_terms(part, campaigns, now_ms, currency) for part in set(parts)}
     policies = [POLICY_NAMES[type(campaign.policy)] for campaign in campaigns.campaigns]
     values = []
     for id_, user, trigger, part in zip(ids, users, triggers, parts, strict=True):
@@ -286,11 +292,9 @@ def encode_offers(
     return values
 
 
-def _offer_terms(
-    part: tuple[int, int, int, int], campaigns: CampaignSet, model: str, now_ms: int, currency: str
-) -> bytes:
+def _offer_terms(part: tuple[int, int, int, int, str], campaigns: CampaignSet, now_ms: int, currency: str) -> bytes:
     """The terms of a row, to be put after its head."""
-    campaign_index, arm_index, depth_bp, value_minor = part
+    campaign_index, arm_index, depth_bp, value_minor, model = part
     campaign = campaigns.campaigns[campaign_index]
     arm = campaign.arms[arm_index]
     is_percent = arm.kind == ArmKind.PERCENT

@@ -339,7 +339,7 @@ class Partition:
             partitions=self._settings.partitions,
             sequence=self._sequence,
             sources={s: SourcePosition(self._topic_ids[s], self.read[s]) for s in INPUTS},
-            model=in_force.model.hex if in_force.model else "",
+            model=in_force.scorer.hex,
             campaigns={campaign.id: campaign.version for campaign in in_force.campaigns.campaigns},
             budgets=self._wallet.state(),
         )

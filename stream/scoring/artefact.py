@@ -35,8 +35,12 @@ KIND_WINDOW = "window"
 
 KINDS = (KIND_RECURRENT, KIND_WINDOW)
 
-MODEL_BYTES_MAX = 900_000
-"""Travels inside one Kafka record; brokers take 1 MiB by default, headers and key included."""
+MODEL_BYTES_MAX = 64 << 20
+"""A worker holds the file, and the network made from it, for each model in force."""
+
+INLINE_BYTES_MAX = 900_000
+"""Travels inside one Kafka record; brokers take 1 MiB by default, headers and key included. Larger files are fetched
+from the place that the topic names."""
 
 ARMS_MAX = 16
 
@@ -66,6 +70,10 @@ class Refusal(StrEnum):
     POINTER_INVALID = "pointer_invalid"
     FILE_MISSING = "file_missing"
     SHA256_DIFFERS = "sha256_differs"
+    NOT_SIGNED = "not_signed"
+    SIGNATURE_INVALID = "signature_invalid"
+    FETCH_FAILED = "fetch_failed"
+    ARMS_DIFFER = "arms_differ"
 
 
 class ModelRefused(OfferstreamError):  # noqa: N818  the protocol's word: the old model goes on

@@ -1,6 +1,6 @@
 """A model in force: verified once, then one step per event.
 
-model = load(champion(records))       verified, or ModelRefused: the one in force goes on
+model = load(file_of(records, sha))   verified, or ModelRefused: the one in force goes on
 scores = model.score(steps, rows)     f32[n, A], the rows' hidden state moved on by one event
 """
 
@@ -47,6 +47,7 @@ class Model:
         self.hash = int.from_bytes(sha256[:8], "big")
         self.hex = sha256.hex()
         self.metadata = metadata
+        self.session = session
         recurrent = metadata.kind == KIND_RECURRENT
         self._network = Recurrent(session, metadata, self.hash) if recurrent else Windowed(session)
 
@@ -119,7 +120,7 @@ def load(data: bytes, golden_tolerance: float = GOLDEN_TOLERANCE) -> Model:
     # 5., 6.
     model = Model(session, metadata, hashlib.sha256(data).digest())
     try:
-        _check_golden(session, metadata, golden_tolerance)
+        _check_golden(model, golden_tolerance)
         _check_bits(model)
     except ModelRefused:
         raise
@@ -166,11 +167,16 @@ def _check_io(session: Session, metadata: Metadata) -> None:
             raise ModelRefused(Refusal.IO_DIFFER, f"{what} {said}; expected float [batch, ...] of {wanted}")
 
 
-def _check_golden(session: Session, metadata: Metadata, tolerance: float) -> None:
-    golden = metadata.golden
-    scores = run_sequence(session, dequantise(golden.steps), metadata.state)
+def golden_difference(model: Model) -> float:
+    """Largest absolute difference between the golden scores and those of today; NaN where one is not a number."""
+    golden = model.metadata.golden
+    scores = run_sequence(model.session, dequantise(golden.steps), model.metadata.state)
     _check_scores(scores)
-    difference = float(np.abs(scores - golden.scores).max())
+    return float(np.abs(scores - golden.scores).max())
+
+
+def _check_golden(model: Model, tolerance: float) -> None:
+    difference = golden_difference(model)
     if not difference <= tolerance:  # a NaN in the stored scores is a difference too
         raise ModelRefused(Refusal.GOLDEN_DIFFER, f"golden scores differ by {difference:g}; at most {tolerance:g}")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stream.core.features import dequantise
 from stream.core.row import N_FEATURES
-from stream.scoring.artefact import MODEL_BYTES_MAX, ModelRefused, Refusal, features_hash
+from stream.scoring.artefact import INLINE_BYTES_MAX, ModelRefused, Refusal, features_hash
 from stream.scoring.session import Session, open_session
 
 SEGMENTS_KEY = b"segments"
@@ -67,8 +67,8 @@ def load_segmenter(data: bytes) -> Segmenter:
         ModelRefused: with the first reason found.
     """
     # 1.
-    if len(data) > MODEL_BYTES_MAX:
-        raise ModelRefused(Refusal.TOO_LARGE, f"{len(data)} bytes; at most {MODEL_BYTES_MAX}")
+    if len(data) > INLINE_BYTES_MAX:
+        raise ModelRefused(Refusal.TOO_LARGE, f"{len(data)} bytes; at most {INLINE_BYTES_MAX}")
     try:
         session = open_session(data)
     except Exception as error:  # the runtime's exceptions share no base class below this

@@ -37,6 +37,7 @@ from stream.core.policies import NONE
 from stream.core.response import Asked, Forecast, Responds, Response, sigmoid
 from stream.core.row import DAY_MS, Rows
 from stream.kafka.control import InForce
+from stream.scoring.scorer import Scored, Scorer
 from stream.shop.earned import Earned, forked, summary
 from stream.shop.judged import HISTORY_STEP_MS, Run
 from stream.shop.truth import Oracle, unprompted
@@ -75,16 +76,14 @@ class Probe:
 class Propensity:
     """P(purchase within the horizon) from the step alone: in the place of the network, learned in a second."""
 
-    hex = ""
-
     def __init__(self, weights: NDArray[np.float64]) -> None:
         self._weights = weights
 
-    def score(self, steps: NDArray[np.uint8], rows: Rows) -> NDArray[np.float32]:
-        """As `stream.scoring.model.Model`."""
-        del rows
+    def score(self, steps: NDArray[np.uint8], users: NDArray[np.uint64], rows: Rows) -> Scored:
+        """As `stream.scoring.scorer.Scorer`."""
+        del users, rows
         x = (_step_features(steps) * self._weights[1:]).sum(axis=1) + self._weights[0]
-        return sigmoid(x).astype(np.float32)[:, None]
+        return Scored(sigmoid(x).astype(np.float32)[:, None], np.zeros(len(steps), np.uint64))
 
 
 def _step_features(steps: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -260,8 +259,8 @@ def judge(run: Run, name: str, learned: Learned, oracle: Oracle, days: int) -> E
     before = ledger.caused_minor, ledger.discount_minor, _counts(run)
     run.wallet.purses.clear()
     begin_ms = run.now_ms
-    model: Any = learned.model  # it scores; a network would, too
-    in_force = InForce(model, campaigns_of(name, learned, oracle, begin_ms, days))
+    scorer: Any = learned.model  # it scores; a network would, too
+    in_force = InForce(scorer, campaigns_of(name, learned, oracle, begin_ms, days))
     step = run.step_ms
     expected = 0.0
 
@@ -272,7 +271,7 @@ def judge(run: Run, name: str, learned: Learned, oracle: Oracle, days: int) -> E
             expected += oracle.earns_minor(events[which], outcome.decisions["depth_bp"][which] / 10_000)
 
     run.until(begin_ms + days * DAY_MS, in_force, seen, step)
-    run.until(run.now_ms + HORIZON_MS + step, InForce(None, CampaignSet()), _nothing, step)
+    run.until(run.now_ms + HORIZON_MS + step, InForce(Scorer(), CampaignSet()), _nothing, step)
     offers, redeemed = (now - then for now, then in zip(_counts(run), before[2], strict=True))
     price = max((purse.price for purse in run.wallet.purses.values()), default=0.0)
     return Earned(ledger.caused_minor - before[0], ledger.discount_minor - before[1], offers, redeemed, price, expected)
@@ -290,10 +289,10 @@ def _counts(run: Run) -> tuple[int, int]:
 def prepare(seed: int, customers: int) -> tuple[Run, Learned, Earned]:
     """History and learning period of one shop; what the learning period cost."""
     run = Run(seed, customers, START_MS)
-    run.until(START_MS + HISTORY_DAYS * DAY_MS, InForce(None, CampaignSet()), _nothing, HISTORY_STEP_MS)
+    run.until(START_MS + HISTORY_DAYS * DAY_MS, InForce(Scorer(), CampaignSet()), _nothing, HISTORY_STEP_MS)
     probe, seen = Probe(), _Log()
     explored = document({"kind": "profit"}, 0, run.now_ms, LEARNING_DAYS, {"exploration": EXPLORATION_LEARNING})
-    in_force = InForce(None, compiled(explored, probe))
+    in_force = InForce(Scorer(), compiled(explored, probe))
     run.until(run.now_ms + LEARNING_DAYS * DAY_MS, in_force, seen.seen, run.step_ms)
     ledger, (offers, redeemed) = run.shop.ledger, _counts(run)
     cost = Earned(ledger.caused_minor, ledger.discount_minor, offers, redeemed, 0.0)

@@ -97,7 +97,9 @@ class Run:
         offers = outcome.decisions[offered]
         name_open_offers(self.rows, row[offered], offers, in_force.campaigns, offer_hashes(TOPICS, 0, events[offered]))
         names = [self.shop.population.id(i).encode() for i in row[offered].tolist()]
-        values = encode_offers(TOPICS, 0, names, events[offered], offers, in_force.campaigns, "", self.now_ms, CURRENCY)
+        values = encode_offers(
+            TOPICS, 0, names, events[offered], offers, in_force.campaigns, [""] * len(names), self.now_ms, CURRENCY
+        )
         for value in values:
             self._waiting += self.shop.offer(value, self.now_ms)
 

@@ -19,6 +19,7 @@ from stream.core.response import HEADS, Response, to_document
 from stream.core.row import DAY_MS, Rows
 from stream.kafka.codec import Click, Customer, Order, OrderLine
 from stream.kafka.control import InForce
+from stream.scoring.scorer import Scored
 from stream.shop.fields import SourceValue
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
@@ -34,9 +35,9 @@ class Interest:
 
     hex = "0" * 64
 
-    def score(self, steps: NDArray[np.uint8], rows: Rows) -> NDArray[np.float32]:
-        assert len(steps) == len(rows)
-        return np.minimum(rows["seq"] / 10, 1).astype(np.float32)[:, None]
+    def score(self, steps: NDArray[np.uint8], users: NDArray[np.uint64], rows: Rows) -> Scored:
+        assert len(steps) == len(rows) == len(users)
+        return Scored(np.minimum(rows["seq"] / 10, 1).astype(np.float32)[:, None], np.zeros(len(rows), np.uint64))
 
 
 class Story:

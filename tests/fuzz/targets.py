@@ -25,7 +25,7 @@ from stream.kafka.decode import decode
 from stream.kafka.topics import Record
 from stream.metrics import Metrics
 from stream.scoring.artefact import ModelRefused, metadata_json, parse_metadata
-from stream.scoring.control import CHAMPION_KEY, FILE_KEY_PREFIX, champion
+from stream.scoring.control import CHALLENGER_KEY, CHAMPION_KEY, candidates, challenger_of
 from stream.scoring.model import load, read_metadata
 from tests.kafka.test_decode import GOOD, NOW_MS, POISON, dump
 from training.seeded import seeded_model
@@ -191,7 +191,8 @@ class ModelFiles:
                 if data[:1] == b"M":
                     parse_metadata(data[1:].decode("utf-8", "replace"))
                 elif data[:1] == b"{":
-                    champion({CHAMPION_KEY: data, FILE_KEY_PREFIX + b"a" * 64: b"file"})
+                    challenger_of({CHALLENGER_KEY: data})
+                    candidates({CHAMPION_KEY: data})
                 else:
                     load(data)
             except ModelRefused:

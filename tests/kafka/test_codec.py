@@ -231,7 +231,7 @@ def test_decisions_say_what_was_decided(batch: list[dict[str, Any]], model: str)
     row_seqs = np.array([row["row_seq"] for row in batch], np.uint64)
     partition_seqs = np.array([row["partition_seq"] for row in batch], np.int64)
     values = encode_decisions(
-        TOPICS, 3, users, events, decisions, steps, row_seqs, partition_seqs, CAMPAIGNS, model, NOW_MS
+        TOPICS, 3, users, events, decisions, steps, row_seqs, partition_seqs, CAMPAIGNS, [model] * len(users), NOW_MS
     )
     assert len(values) == len(batch)
     for row, value in zip(batch, values, strict=True):
@@ -295,7 +295,7 @@ def test_decisions_that_differ_in_one_thing_stay_apart() -> None:
             some,
             some,
             CAMPAIGNS,
-            MODEL,
+            [MODEL] * len(some),
             NOW_MS,
         )
 
@@ -306,7 +306,7 @@ def test_decisions_that_differ_in_one_thing_stay_apart() -> None:
 @patient
 def test_offers_say_what_the_coupon_service_needs(batch: list[dict[str, Any]]) -> None:
     users, events, decisions = columns(batch)
-    values = encode_offers(TOPICS, 3, users, events, decisions, CAMPAIGNS, MODEL, NOW_MS, "EUR")
+    values = encode_offers(TOPICS, 3, users, events, decisions, CAMPAIGNS, [MODEL] * len(users), NOW_MS, "EUR")
     assert len(values) == len(batch)
     for row, value in zip(batch, values, strict=True):
         said = json.loads(value)
@@ -380,7 +380,9 @@ def test_encoding_a_decision_costs_little_more_than_its_json() -> None:
     seqs = np.arange(n)
 
     def work() -> list[bytes]:
-        return encode_decisions(TOPICS, 3, users, events, decisions, steps, seqs, seqs, CAMPAIGNS, MODEL, NOW_MS)
+        return encode_decisions(
+            TOPICS, 3, users, events, decisions, steps, seqs, seqs, CAMPAIGNS, [MODEL] * len(users), NOW_MS
+        )
 
     ready = [msgspec.json.decode(value) for value in work()]
     encode = msgspec.json.Encoder().encode
@@ -403,5 +405,12 @@ def test_small_batches(n: int) -> None:
     users, events, decisions = [b"u"] * n, np.zeros(n, EVENT), np.zeros(n, DECISION)
     steps, seqs = np.zeros((n, N_FEATURES), np.uint8), np.zeros(n, np.int64)
     decisions["arm"] = 0
-    assert len(encode_decisions(TOPICS, 3, users, events, decisions, steps, seqs, seqs, CAMPAIGNS, "", NOW_MS)) == n
-    assert len(encode_offers(TOPICS, 3, users, events, decisions, CAMPAIGNS, "", NOW_MS, "EUR")) == n
+    assert (
+        len(
+            encode_decisions(
+                TOPICS, 3, users, events, decisions, steps, seqs, seqs, CAMPAIGNS, [""] * len(users), NOW_MS
+            )
+        )
+        == n
+    )
+    assert len(encode_offers(TOPICS, 3, users, events, decisions, CAMPAIGNS, [""] * len(users), NOW_MS, "EUR")) == n

@@ -77,7 +77,7 @@ def published(model: bytes) -> list[tuple[bytes, bytes | None]]:
 def test_empty_topics(site: Site) -> None:
     with following(site) as followed:
         in_force = followed.control.in_force()
-        assert in_force.model is None
+        assert in_force.scorer.champion is None
         assert versions(in_force) == {}
 
 
@@ -88,8 +88,7 @@ def test_what_is_there_is_in_force_before_the_first_batch(site: Site) -> None:
     site.put_control("campaigns", [(b"b", None)])
     with following(site) as followed:
         in_force = followed.control.in_force()
-        assert in_force.model is not None
-        assert in_force.model.hex == hashlib.sha256(seeded_model(2)).hexdigest()
+        assert in_force.scorer.hex == hashlib.sha256(seeded_model(2)).hexdigest()
         assert versions(in_force) == {"a": 2}
 
 
@@ -100,7 +99,7 @@ def test_a_batch_sees_one_set_from_beginning_to_end(site: Site) -> None:
         site.publish_campaigns(CAMPAIGN | {"version": 2})
         after = followed.until(lambda now: versions(now) == {"a": 2}, "version 2")
         assert versions(before) == {"a": 1}
-        assert after.model is before.model
+        assert after.scorer is before.scorer
 
 
 def test_garbage_is_named_and_left_out(site: Site, caplog: pytest.LogCaptureFixture) -> None:
@@ -118,10 +117,10 @@ def test_garbage_is_named_and_left_out(site: Site, caplog: pytest.LogCaptureFixt
     site.publish_campaigns(CAMPAIGN)
     with following(site) as followed:
         assert versions(followed.control.in_force()) == {"a": 1}
-        assert followed.control.in_force().model is None
+        assert followed.control.in_force().scorer.champion is None
         assert followed.refused("pointer_invalid") == 1
         site.put_control("models", published(seeded_model(1)))
-        followed.until(lambda now: now.model is not None, "a model after all")
+        followed.until(lambda now: now.scorer.champion is not None, "a model after all")
         site.put_control("campaigns", garbage)
         site.publish_campaigns(CAMPAIGN | {"version": 2})
         followed.until(lambda now: versions(now) == {"a": 2}, "version 2")
@@ -133,20 +132,20 @@ def test_a_refused_model_is_verified_once(site: Site) -> None:
     good, bad = seeded_model(1), seeded_model(2)[:-100]
     site.put_control("models", published(good))
     with following(site) as followed:
-        model = followed.control.in_force().model
+        champion = followed.control.in_force().scorer.champion
         site.put_control("models", published(bad))
         wait_until(lambda: followed.refused("not_onnx"), "the refusal", 15)
         site.put_control("models", [(b"model:unused", b"x")])
         site.publish_campaigns(CAMPAIGN)
         followed.until(lambda now: versions(now) == {"a": 1}, "what came after")
         assert followed.refused("not_onnx") == 1
-        assert followed.control.in_force().model is model
+        assert followed.control.in_force().scorer.champion is champion
         # A champion that is deleted, or named again, changes nothing.
         site.put_control("models", [(CHAMPION_KEY, None)])
         site.put_control("models", published(good))
         site.publish_campaigns(CAMPAIGN | {"version": 2})
         followed.until(lambda now: versions(now) == {"a": 2}, "what came after")
-        assert followed.control.in_force().model is model
+        assert followed.control.in_force().scorer.champion is champion
 
 
 def test_segments_are_taken_over_and_given_up(site: Site) -> None:

@@ -27,6 +27,7 @@ from stream.kafka.topics import Topics
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics
 from stream.scoring.model import load
+from stream.scoring.scorer import Scorer, scored_by
 from stream.settings import GUARANTEES, Settings
 from stream.topology import process
 from tests.e2e import expect
@@ -34,7 +35,7 @@ from tests.e2e.harness import Event, Site, event
 from tests.e2e.logs import profile, trigger
 from training.seeded import seeded_model
 
-NOTHING = InForce(None, compile_campaigns({})[0])
+NOTHING = InForce(Scorer(), compile_campaigns({})[0])
 
 
 @pytest.fixture(params=GUARANTEES)
@@ -159,7 +160,7 @@ def test_the_applied_record_tells_what_was_in_force(site: Site) -> None:
         room = Room(site)
         async with room.partition() as partition:
             await partition.apply(room.batch(clicks(5), 0), NOTHING)
-            await partition.apply(room.batch(clicks(5, 5), 5), InForce(load(data), campaigns))
+            await partition.apply(room.batch(clicks(5, 5), 5), InForce(scored_by(load(data)), campaigns))
             await partition.drain()
 
     asyncio.run(story())
@@ -232,7 +233,7 @@ def test_a_redemption_is_charged_though_another_offer_came_just_before(site: Sit
         async with room.partition() as partition:
             seen = event("clickstream", event_id="e1", user_id="u", time_ms=now_ms, kind="product_view")
             batch = published(profile("u", now_ms), seen, trigger("u", "e2", now_ms + 1))
-            await partition.apply(batch, InForce(None, campaigns))
+            await partition.apply(batch, InForce(Scorer(), campaigns))
             await partition.drain()
             offers = {o.json["campaign_id"]: o.json["offer_id"] for o in site.out("offers")}
             assert offers.keys() == {"free", "paid"}
@@ -240,7 +241,7 @@ def test_a_redemption_is_charged_though_another_offer_came_just_before(site: Sit
                 "redemptions", event_id="r1", user_id="u", time_ms=now_ms + 2, kind="redeemed",
                 offer_id=offers["paid"], amount_minor=400, currency="EUR",
             )  # fmt: skip
-            await partition.apply(published(redeemed), InForce(None, campaigns))
+            await partition.apply(published(redeemed), InForce(Scorer(), campaigns))
             await partition.drain()
         assert not room.fatal
 

@@ -15,6 +15,7 @@ from stream.core.events import SOURCES
 from stream.core.policies import NONE
 from stream.kafka.control import InForce
 from stream.kafka.decode import decode
+from stream.scoring.scorer import Scorer
 from stream.shop import evaluate
 from stream.shop.earned import Earned, forked, summary
 from stream.shop.judged import Run
@@ -63,7 +64,7 @@ def test_the_oracle_knows_types_and_no_draws() -> None:
 
 def test_a_policy_leaves_the_shop_as_it_was() -> None:
     run = Run(3, 40, START_MS)
-    run.until(START_MS + DAY_MS, InForce(None, CampaignSet()), lambda *_: None, 3_600_000)
+    run.until(START_MS + DAY_MS, InForce(Scorer(), CampaignSet()), lambda *_: None, 3_600_000)
     before = run.rows.tobytes(), run.now_ms
     told = forked(lambda: Earned(float(run.rows["seq"].sum()), 1, 2, 3, 0.5))
     assert told.margin_minor == run.rows["seq"].sum()

@@ -8,10 +8,11 @@ from confluent_kafka import Producer
 
 from stream.errors import SetupError
 from stream.kafka.topics import Topics, publish_control
-from stream.scoring.control import champion
+from stream.scoring.control import champion_of
+from stream.scoring.files import file_of
 from stream.scoring.model import load
 from training.cli import cli
-from training.publish import published
+from training.publish import Register, published
 from training.seeded import seeded_model
 
 
@@ -23,6 +24,12 @@ def records_of(bootstrap: str, topic: str) -> dict[bytes, bytes]:
             for record in records
             if record.key is not None and record.value is not None
         }
+
+
+def champion(records: dict[bytes, bytes]) -> bytes:
+    named = champion_of(records)
+    assert named is not None
+    return file_of(records, named.sha256)
 
 
 def call(models: tuple[str, str], *args: str, ok: bool = True) -> str:
@@ -41,7 +48,7 @@ def test_what_is_published_is_what_a_worker_takes(models: tuple[str, str], tmp_p
         assert load(data).hex in call(models, "publish", str(path), "--force")
         assert champion(records_of(models[0], topic)) == data
 
-    found = published(models[0], topic)
+    found = published(Register(models[0], topic))
     assert [(one.sha256, one.champion, one.problem) for one in found] == [
         (load(files[0]).hex, False, ""),
         (load(files[1]).hex, True, ""),
@@ -90,14 +97,14 @@ def test_gates_that_were_not_passed_are_named(models: tuple[str, str], tmp_path:
     path = tmp_path / "model.onnx"
     path.write_bytes(seeded_model(1))
     assert "say nothing about gates" in call(models, "publish", str(path), ok=False)
-    assert published(models[0], models[1] + "models") == []
+    assert published(Register(models[0], models[1] + "models")) == []
 
 
 def test_force_does_not_publish_what_workers_refuse(models: tuple[str, str], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(seeded_model(1)[:-1_000])
     assert "model refused" in call(models, "publish", str(path), "--force", ok=False)
-    assert published(models[0], models[1] + "models") == []
+    assert published(Register(models[0], models[1] + "models")) == []
 
 
 def test_foreign_records_are_listed_with_their_problem(models: tuple[str, str]) -> None:
@@ -106,7 +113,7 @@ def test_foreign_records_are_listed_with_their_problem(models: tuple[str, str]) 
     publish_control(
         models[0], topic, {b"model:" + b"0" * 64: good, b"model:" + b"1" * 64: b"junk", b"champion": b"{", b"x": b"y"}
     )
-    found = {one.sha256[0]: one for one in published(models[0], topic)}
+    found = {one.sha256[0]: one for one in published(Register(models[0], topic))}
     assert found["0"].problem.startswith("sha256_differs")
     assert found["1"].problem.startswith("sha256_differs")
     assert found["1"].metadata is None
@@ -119,6 +126,6 @@ def test_nothing_is_published(models: tuple[str, str]) -> None:
 
 def test_a_missing_topic_is_named(broker: str) -> None:
     with pytest.raises(SetupError, match="no such topic: nobody-models"):
-        published(broker, "nobody-models")
+        published(Register(broker, "nobody-models"))
     with pytest.raises(SetupError, match="no such topic: nobody-models"):
         publish_control(broker, "nobody-models", {b"champion": b"{}"})

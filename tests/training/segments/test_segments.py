@@ -17,6 +17,7 @@ from stream.core.row import DAY_MS, new_rows
 from stream.core.segments import SEGMENT_RULES, Segment
 from stream.kafka.control import InForce
 from stream.kafka.topics import read_control
+from stream.scoring.scorer import Scorer
 from stream.scoring.segments import SEGMENTS_KEY, load_segmenter
 from stream.topology import process
 from training.cli import cli
@@ -46,7 +47,7 @@ def test_a_worker_assigns_what_was_learned(made: Made, log: EventLog) -> None:
     rows = new_rows(len(log.users))
     now_ms = int(log.events["time_ms"].max())
     outcome = process(
-        log.events, log.row, rows, InForce(None, CampaignSet()), now_ms, np.zeros(len(log.row)), 1, lambda _: None
+        log.events, log.row, rows, InForce(Scorer(), CampaignSet()), now_ms, np.zeros(len(log.row)), 1, lambda _: None
     )
     last = np.array([np.flatnonzero(log.row == user)[-1] for user in range(len(log.users))])
     rules = replace(SEGMENT_RULES, learned=segmenter.of)
