@@ -36,6 +36,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "replay": Subcommand("stream.shop.replay:replay", "Publish a recorded log as events."),
     "shop": Subcommand("stream.shop.cli:shop", "The simulated shop: events in, offers taken."),
     "topics": Subcommand("stream.kafka.admin:topics", "Create and check the topics."),
+    "why": Subcommand("stream.campaigns.why_cli:why_command", "Why an offer was made: the decision made again."),
     "worker": Subcommand("stream.app:worker_command", "Run a worker: events in, offers out."),
 }
 

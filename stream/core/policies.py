@@ -1,7 +1,7 @@
 """Policies: which arm, and how deep, for triggers that a campaign may serve. All but `Explore` are deterministic."""
 
 import datetime as dt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,16 +148,23 @@ def discounts(arms: tuple[Arm, ...], basket: Floats) -> Floats:
     return off
 
 
-def _most_profitable(
-    arms: tuple[Arm, ...], policy: Profit, triggers: Triggers, at: NDArray[np.int64], dual_price: float
-) -> NDArray[np.int16]:
-    """The arm of the largest uplift less the dual price of its expected cost; NONE where no arm's is above 0, [n].
+class Gains(NamedTuple):
+    """What the profit policy sees in each arm, float64 [n, arms]; money in minor units, but of the objective orders."""
 
-    A multiple-choice knapsack, solved by its dual (Albert and Goldenberg, "E-commerce promotions personalization via
-    online multiple-choice knapsack with uplift modeling", arXiv 2108.13298).
-    """
+    uplift: Floats
+    """P(purchase) with the arm less that without."""
+    gain: Floats
+    """What the campaign's objective gains, the cost of the discount taken off."""
+    cost: Floats
+    """Expected, of the discount."""
+    net: Floats
+    """The gain less the dual price of the cost; -inf where there is no uplift."""
+
+
+def gains(arms: tuple[Arm, ...], policy: Profit, triggers: Triggers, at: NDArray[np.int64], dual_price: float) -> Gains:
+    """Value each arm for the triggers `at`, by a response that is there."""
     if policy.response is None:
-        return np.full(len(at), NONE, np.int16)
+        raise ValueError("nothing is learned yet")
     forecast = policy.response.forecast(triggers, at)
     off = discounts(arms, forecast.basket)
     depth = off / np.maximum(forecast.basket, 1)[:, None]
@@ -170,6 +177,40 @@ def _most_profitable(
         gain = more * forecast.basket[:, None] - cost
     else:
         gain = more
-    net = np.where(more > 0, gain - dual_price * cost, -np.inf)
+    return Gains(more, gain, cost, np.where(more > 0, gain - dual_price * cost, -np.inf))
+
+
+def _most_profitable(
+    arms: tuple[Arm, ...], policy: Profit, triggers: Triggers, at: NDArray[np.int64], dual_price: float
+) -> NDArray[np.int16]:
+    """The arm of the largest uplift less the dual price of its expected cost; NONE where no arm's is above 0, [n].
+
+    A multiple-choice knapsack, solved by its dual (Albert and Goldenberg, "E-commerce promotions personalization via
+    online multiple-choice knapsack with uplift modeling", arXiv 2108.13298).
+    """
+    if policy.response is None:
+        return np.full(len(at), NONE, np.int16)
+    net = gains(arms, policy, triggers, at, dual_price).net
     best = net.argmax(axis=1)
     return np.where(net[np.arange(len(best)), best] > 0, best, NONE).astype(np.int16)
+
+
+def arm_values(
+    campaign: Campaign, score: NDArray[np.float32], triggers: Triggers, today: Today, dual_price: float
+) -> list[dict[str, Any]]:
+    """What a campaign's policy saw in each of its arms for one trigger: for people, one entry an arm.
+
+    Each has `arm` and `chosen`, by the policy alone; of the profit policy also `uplift`, `gain`, `cost` and `net`.
+    """
+    at = np.zeros(1, np.int64)
+    chosen, depth_bp = choose(campaign, score, triggers, at, today, dual_price)
+    found = []
+    for i, arm in enumerate(campaign.arms):
+        entry: dict[str, Any] = {"arm": arm.id, "chosen": int(chosen[0]) == i}
+        if depth_bp is not None and entry["chosen"]:
+            entry["depth_bp"] = int(depth_bp[0])
+        if isinstance(campaign.policy, Profit) and campaign.policy.response is not None:
+            valued = gains(campaign.arms, campaign.policy, triggers, at, dual_price)
+            entry |= {name: float(getattr(valued, name)[0, i]) for name in Gains._fields}
+        found.append(entry)
+    return found
