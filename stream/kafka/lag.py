@@ -49,14 +49,15 @@ class Lag:
             return
         self.known = True
         ends = {tp: logs[tp.topic, tp.partition][1] for tp in positions}
-        for tp, at in positions.items():
-            if at < ends[tp] and at == self._stood_at.get(tp) and (at, ends[tp]) != self._empty.get(tp):
-                self._empty[tp] = (at, self._first_record(tp, at, ends[tp]))
+        gaps = {tp: (at, ends[tp]) for tp, at in positions.items() if at < ends[tp] and at == self._stood_at.get(tp)}
+        gaps = {tp: gap for tp, gap in gaps.items() if gap != self._empty.get(tp)}
+        if gaps:
+            self._empty |= {tp: (gaps[tp][0], first) for tp, first in self._first_records(gaps).items()}
         self._stood_at = positions
         self._ends = ends
 
-    def _first_record(self, tp: TP, start: int, end: int) -> int:
-        """Offset of the first record from `start` on; `end` where there is none before it."""
+    def _first_records(self, gaps: Mapping[TP, tuple[int, int]]) -> dict[TP, int]:
+        """Offset of the first record in each gap (start, end): end where there is none, start where it is not known."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self._bootstrap,
@@ -67,29 +68,34 @@ class Lag:
                 "auto.offset.reset": "error",
                 "fetch.wait.max.ms": 10,
                 "max.partition.fetch.bytes": 1 << 16,  # one record is enough
+                "queued.min.messages": 1,
                 **QUIET,
             }
         )
+        found: dict[TP, int] = {}
         give_up_s = time.monotonic() + _PROBE_TIMEOUT_S
         try:
-            consumer.assign([TopicPartition(tp.topic, tp.partition, start)])
-            while time.monotonic() < give_up_s:
+            consumer.assign([TopicPartition(*tp, start) for tp, (start, _) in gaps.items()])
+            while len(found) < len(gaps) and time.monotonic() < give_up_s:
                 message = consumer.poll(0.5)
-                if message is None:
+                tp = message and TP(str(message.topic()), int(message.partition() or 0))
+                if not message or tp not in gaps or tp in found:
                     continue
-                error = message.error()
-                offset = int(message.offset() or 0)
+                start, end = gaps[tp]
+                error, offset = message.error(), int(message.offset() or 0)
                 if error is None:
-                    return min(offset, end)
-                if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's public constant
-                    break
-                if offset >= end:
-                    return end
+                    found[tp] = min(offset, end)
+                elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's public constant
+                    found[tp] = start
+                elif offset >= end:
+                    found[tp] = end
+                if tp in found:
+                    consumer.pause([TopicPartition(*tp)])
         except KafkaException as e:
-            logger.warning("%s[%d]: %s", tp.topic, tp.partition, e)
+            logger.warning("lag of %d partitions: %s", len(gaps), e)
         finally:
             consumer.close()
-        return start  # not known: whatever is there counts
+        return {tp: found.get(tp, start) for tp, (start, _) in gaps.items()}
 
     def by_partition(self) -> dict[TP, int]:
         """As of the last look."""

@@ -23,13 +23,13 @@ def test_what_is_no_record_does_not_wait(site: Site) -> None:
     )
     producer.init_transactions(30)
 
-    def transaction(n: int, end: int, *, commit: bool) -> None:
+    def transaction(n: int, end: int, *, commit: bool, to: TP = tp) -> None:
         producer.begin_transaction()
         for i in range(n):
-            producer.produce(tp.topic, b"%d" % i, b"u1", tp.partition)
+            producer.produce(to.topic, b"%d" % i, b"u1", to.partition)
         assert producer.flush(30) == 0
         (producer.commit_transaction if commit else producer.abort_transaction)(30)
-        wait_until(lambda: site.ends(tp.topic)[0] == end, "the marker is written", 10)
+        wait_until(lambda: site.ends(to.topic)[0] == end, "the marker is written", 10)
 
     at = {tp: 0}
     lag = Lag(lambda: at, site.settings.bootstrap, AdminClient({"bootstrap.servers": site.settings.bootstrap}))
@@ -53,3 +53,10 @@ def test_what_is_no_record_does_not_wait(site: Site) -> None:
     assert looked() == 10
     at[tp] = 11
     assert looked() == 0
+    # Several that stand still, asked about at once: a record, nothing but a marker.
+    at[tp] = 10
+    empty = TP(site.settings.topic("feedback"), 0)
+    transaction(1, 2, commit=False, to=empty)
+    at[empty] = 0
+    looked()
+    assert lag.by_partition() == {tp: 2, empty: 0}
