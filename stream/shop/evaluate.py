@@ -25,13 +25,12 @@ from numpy.typing import NDArray
 
 from stream.campaigns.control import Shop as Compiled
 from stream.campaigns.control import compile_document
-from stream.campaigns.learn import Records, fit
+from stream.campaigns.learn import BASKET_FEATURES, FEATURES, Records, facts_of, fit
 from stream.campaigns.validate import validate
 from stream.core.absorb import Events
 from stream.core.campaign import CampaignSet
 from stream.core.decide import Reason
 from stream.core.events import Kind
-from stream.core.facts import FACTS
 from stream.core.features import dequantise
 from stream.core.policies import NONE
 from stream.core.response import Asked, Forecast, Responds, Response, sigmoid
@@ -45,8 +44,8 @@ from stream.topology import Outcome
 
 START_MS = 1_790_035_200_000  # 2026-09-22, a midnight
 HORIZON_MS = 30 * 60_000
-HISTORY_DAYS, LEARNING_DAYS, JUDGED_DAYS = 5, 10, 5
-EXPLORATION_LEARNING, EXPLORATION_JUDGED = 0.6, 0.02
+HISTORY_DAYS, LEARNING_DAYS, JUDGED_DAYS = 5, 14, 5
+EXPLORATION_LEARNING, EXPLORATION_JUDGED = 0.75, 0.005
 DEPTHS = (5, 10, 20)
 DISCOUNT_MAX_MINOR = 60_000
 BUDGET_SHARE = 0.12
@@ -55,8 +54,7 @@ MARGIN_RATE = 0.3
 STEP_SAMPLE = 8  # of so many events one is learned from for P(purchase)
 POLICIES = ("none", "everybody", "random", "propensity", "threshold", "frequency", "linear", "profit", "oracle")
 
-LEARNED_FACTS = (*(name for name in FACTS if name.endswith("_30d")), "trigger_price_minor")
-"""What a user did in 30 days, every kind of event, and the price of what is looked at."""
+LEARNED_FACTS = facts_of(FEATURES + BASKET_FEATURES)
 
 
 class Probe:
@@ -70,7 +68,7 @@ class Probe:
         facts = np.stack([triggers.fact(name)[at] for name in LEARNED_FACTS], axis=1)
         self.noted.append((triggers.event("user")[at], triggers.event("offset")[at], facts))
         zero = np.zeros(len(at))
-        return Forecast(zero + 1, zero, zero - 50, zero, zero, zero)
+        return Forecast(zero + 1, zero, zero, 1.0, 1.0, 0.0)
 
 
 class Propensity:
@@ -196,7 +194,7 @@ def learn(seen: _Log, probe: Probe) -> Learned:
         redeemed,
         basket,
     )
-    response = fit(LEARNED_FACTS, records, HORIZON_MS)
+    response = fit(FEATURES, BASKET_FEATURES, records, HORIZON_MS)
     model, scores = _propensity(seen)
     fifth, tenth = np.quantile(scores, [0.8, 0.9])
     # What 10 % for everybody takes off a day: of those who got 10 % the mean, times all who could have got it.

@@ -2,7 +2,8 @@
 
 Seeded: the same seed, number of customers and start give the same events. Each visit and each reaction draws from a
 stream of its own, so an offer changes what its customer does and nothing else: what a run with offers and one without
-differ in is what the offers did.
+differ in is what the offers did. Nor does it matter who made an offer: two policies that offer something to the same
+customer at the same moment meet the same mood.
 """
 
 import heapq
@@ -14,7 +15,6 @@ from random import Random
 from typing import Literal, NamedTuple
 
 import msgspec
-import xxhash
 
 from stream.kafka.codec import Click, ClickKind, Feedback, Order, OrderLine
 from stream.shop import calibration as c
@@ -109,7 +109,7 @@ class Shop:
         customer = self.population.number(offer.user_id)
         if customer is None:  # somebody else's customer
             return
-        draws = stream_of(self._seed, _OFFERS, xxhash.xxh3_64_intdigest(offer.offer_id.encode()))
+        draws = stream_of(self._seed, _OFFERS, customer, offer.trigger.time_ms)
         if draws.random() < c.NOTICES:
             self._at(now_ms + 2_000 + int(draws.random() * 10_000), lambda t: self._notice(customer, offer, draws, t))
 

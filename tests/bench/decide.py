@@ -16,7 +16,7 @@ from stream.core.eligible import eligible
 from stream.core.events import CONSENT_YES, Kind
 from stream.core.facts import Triggers
 from stream.core.fold import fold
-from stream.core.response import HEADS, Response, to_document
+from stream.core.response import HEADS, Feature, Response, to_document
 from stream.core.row import DAY_MS, Rows, new_rows
 from tests.core.bench import HOUR_MS, random_events
 
@@ -109,10 +109,11 @@ def documents(*, filtered: bool, profit: bool = False) -> list[dict[str, Any]]:
 def learned(seed: int) -> dict[str, object]:
     """A response in the form in which it is published; its weights mean nothing."""
     draw = np.random.default_rng(seed)
-    n = len(LEARNED_FACTS)
-    intercepts = np.array([-3.0, -1.5, 0.5, -3.0, 0.5, 8.0])  # in the order of HEADS
+    features = tuple(Feature(name) for name in LEARNED_FACTS)
+    n = len(features)
+    intercepts = np.array([-3.0, -3.0, 8.0])  # in the order of HEADS
     weights = draw.normal(0, 0.1, (2 * n, len(HEADS)))
-    response = Response(LEARNED_FACTS, np.full(n, 2.0), np.ones(n), intercepts, weights, 7 * 24 * HOUR_MS)
+    response = Response(features, np.full(n, 2.0), np.ones(n), intercepts, weights, 0.7, 0.5, 0.0, 7 * 24 * HOUR_MS)
     return to_document(response)
 
 

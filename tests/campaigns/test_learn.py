@@ -5,9 +5,10 @@ import pytest
 from numpy.typing import NDArray
 
 from stream.campaigns.learn import Records, fit
-from stream.core.response import Forecast, from_document, sigmoid, to_document
+from stream.core.response import Feature, Forecast, from_document, sigmoid, to_document
 
 DEPTHS = np.array([0.05, 0.1, 0.2])
+FEATURES = (Feature("0"), Feature("1"), Feature("2"))
 
 
 class Given:
@@ -32,8 +33,10 @@ def world(n: int, seed: int) -> tuple[Records, NDArray[np.float64], NDArray[np.f
     by_depth = sigmoid(base[:, None] + np.maximum(0.8 + 0.6 * z, 0)[:, None] * (0.3 + 6 * DEPTHS))
     arm = draw.integers(-1, 3, n)
     p = np.where(arm < 0, p_none, by_depth[np.arange(n), arm])
-    bought = draw.random(n) < p
-    redeemed = bought & (arm >= 0) & (draw.random(n) < 0.8)
+    chance = draw.random(n)
+    bought = chance < p
+    # Who buys because of an offer uses it; of the others, whom it finds willing, four in five do.
+    redeemed = bought & (arm >= 0) & ((chance >= p_none) | (draw.random(n) < 0.8))
     basket = np.exp(draw.normal(9, 0.7, n))
     records = Records(
         facts, np.where(arm < 0, 0.0, DEPTHS[arm]), np.full(n, 0.25), bought, redeemed, np.where(bought, basket, 0)
@@ -42,14 +45,14 @@ def world(n: int, seed: int) -> tuple[Records, NDArray[np.float64], NDArray[np.f
 
 
 def forecast(records: Records) -> tuple[Forecast, NDArray[np.float64]]:
-    response = fit(("0", "1", "2"), records, 3_600_000)
+    response = fit(FEATURES, (), records, 3_600_000)
     judged, _, _ = world(4_000, 99)
     at = np.arange(4_000)
     told = response.forecast(Given(judged.facts), at)
     again = from_document(to_document(response)).forecast(Given(judged.facts), at)
-    assert np.array_equal(told.base, again.base)
+    assert np.array_equal(told.added, again.added)
     one = response.forecast(Given(judged.facts), at[7:8])
-    assert (one.base[0], one.slope[0], one.basket[0]) == (told.base[7], told.slope[7], told.basket[7])
+    assert (one.added[0], one.basket[0]) == (told.added[7], told.basket[7])
     return told, np.broadcast_to(DEPTHS, (4_000, 3))
 
 
@@ -61,12 +64,15 @@ def test_a_known_response_is_found_again() -> None:
     assert told.buys_unprompted.mean() == pytest.approx(p_none.mean(), rel=0.06)
     assert found.mean(axis=0) == pytest.approx(uplift.mean(axis=0), rel=0.2)
     assert np.corrcoef(found[:, 1], uplift[:, 1])[0, 1] > 0.85
-    # Calibrated: in each fifth by what was foretold, about as much as is true.
+    # Calibrated: in each fifth by what was foretold, about as much as is true. The truth here has a kink at 0, which what
+    # is learned has not.
     for fifth in np.array_split(np.argsort(found[:, 2]), 5):
-        assert found[fifth, 2].mean() == pytest.approx(uplift[fifth, 2].mean(), abs=0.04)
+        assert found[fifth, 2].mean() == pytest.approx(uplift[fifth, 2].mean(), abs=0.06)
     expected_basket = np.exp(9 + 0.7**2 / 2)
     assert told.basket.mean() == pytest.approx(expected_basket, rel=0.1)
-    assert told.redeems(depth)[:, 1].mean() == pytest.approx(0.8 * told.buys(depth)[:, 1].mean(), rel=0.1)
+    used = 0.8 * p_none.mean() + uplift[:, 1].mean()
+    assert told.redeems(depth)[:, 1].mean() == pytest.approx(used, rel=0.1)
+    assert told.offset == 0
 
 
 def test_a_deeper_offer_is_never_less_likely_to_be_taken() -> None:
@@ -87,7 +93,10 @@ def test_where_offers_put_people_off_no_uplift_is_found() -> None:
 
 
 def test_what_is_no_response_is_refused() -> None:
-    document = to_document(fit(("0", "1", "2"), world(500, 5)[0], 1))
-    for change in ({"facts": "0"}, {"scale": [1, 1, 0]}, {"weights": [[0]]}, {"horizon_ms": 0}, {"centre": ["x"] * 3}):
+    document = to_document(fit(FEATURES, (), world(500, 5)[0], 1))
+    for change in (
+        *({"features": "0"}, {"features": ["0", "1", "2"]}, {"scale": [1, 1, 0]}, {"weights": [[0]]}),
+        *({"horizon_ms": 0}, {"centre": ["x"] * 3}, {"depth_power": -1.0}, {"offset": "none"}, {"used_anyway": 1.5}),
+    ):
         with pytest.raises((ValueError, KeyError, TypeError)):
             from_document({**document, **change})
