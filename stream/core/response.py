@@ -11,7 +11,7 @@ gives the same bits in any batch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,18 +188,22 @@ def from_document(learned: Mapping[str, object]) -> Response:
     if not isinstance(horizon_ms, int) or horizon_ms <= 0:
         raise ValueError("horizon_ms: must be a whole number above 0")
     limits = {"depth_power": (0.0, 10.0), "used_anyway": (0.0, 1.0), "offset": (-1.0, 1.0)}
-    scalars = {name: learned[name] for name in limits}
+    scalars = []
     for name, (low, high) in limits.items():
-        value = scalars[name]
+        value = learned[name]
         if not isinstance(value, int | float) or not low <= value <= high:
             raise ValueError(f"{name}: must be a number from {low:g} to {high:g}")
+        scalars.append(float(value))
+    depth_power, used_anyway, offset = scalars
     return Response(
         features,
         arrays["centre"],
         arrays["scale"],
         arrays["intercepts"],
         arrays["weights"],
-        *(float(cast("float", value)) for value in scalars.values()),
+        depth_power,
+        used_anyway,
+        offset,
         horizon_ms,
     )
 

@@ -64,8 +64,8 @@ def test_a_known_response_is_found_again() -> None:
     assert told.buys_unprompted.mean() == pytest.approx(p_none.mean(), rel=0.06)
     assert found.mean(axis=0) == pytest.approx(uplift.mean(axis=0), rel=0.2)
     assert np.corrcoef(found[:, 1], uplift[:, 1])[0, 1] > 0.85
-    # Calibrated: in each fifth by what was foretold, about as much as is true. The truth here has a kink at 0, which what
-    # is learned has not.
+    # Calibrated: in each fifth by what was foretold, about as much as is true. The truth here has a kink at 0, which
+    # what is learned has not.
     for fifth in np.array_split(np.argsort(found[:, 2]), 5):
         assert found[fifth, 2].mean() == pytest.approx(uplift[fifth, 2].mean(), abs=0.06)
     expected_basket = np.exp(9 + 0.7**2 / 2)

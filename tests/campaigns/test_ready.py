@@ -15,7 +15,7 @@ from stream.campaigns.files import load
 from stream.campaigns.logs import log_of
 from stream.campaigns.simulate import Given, Simulation, simulate
 from stream.core.decide import Reason
-from stream.core.response import HEADS, Response, to_document
+from stream.core.response import HEADS, Feature, Response, to_document
 from stream.core.row import DAY_MS, Rows
 from stream.kafka.codec import Click, Customer, Order, OrderLine
 from stream.kafka.control import InForce
@@ -218,11 +218,12 @@ def test_two_things_in_the_cart_and_a_likely_purchase_are_nudged() -> None:
     assert story.offers("cart-nudge") == [("likely", NOON_MS + 2 * MINUTE_MS)]
 
 
-def likes_offers(slope: float) -> Response:
-    """A discount of d moves the log odds of a purchase, before of -3, by slope x d; all baskets are of 60.00."""
-    heads = dict.fromkeys(HEADS, 0.0) | {"base": -3.0, "slope": slope, "redeem": 0.0, "basket": float(np.log(6_000))}
+def likes_offers(added: float) -> Response:
+    """10 % off wins so many of those who would not buy anyway, other depths in proportion; baskets are of 60.00."""
+    heads = {"base": -3.0, "added": float(np.log(added / (1 - added))), "basket": float(np.log(6_000))}
     intercepts = np.array([heads[head] for head in HEADS])
-    return Response(("orders",), np.zeros(1), np.ones(1), intercepts, np.zeros((2, len(HEADS))), 7 * DAY_MS)
+    weights = np.zeros((2, len(HEADS)))
+    return Response((Feature("orders"),), np.zeros(1), np.ones(1), intercepts, weights, 1.0, 0.5, 0.0, 7 * DAY_MS)
 
 
 def test_profit_offers_where_it_pays_and_never_more_than_its_budget() -> None:
@@ -231,11 +232,12 @@ def test_profit_offers_where_it_pays_and_never_more_than_its_budget() -> None:
         story.click(f"u{n}", "cart_add", NOON_MS + n * MINUTE_MS, price_minor=6_000)
     changes: dict[str, Any] = {"exploration": 1e-12, "budget": {"total_minor": 50_000, "pacing": "asap"}}
     assert story.told("profit-budget", **changes).offers == []  # nothing is learned yet
-    assert story.told("profit-budget", likes_offers(1.0), **changes).offers == []  # nobody cares: no uplift that pays
-    found = story.told("profit-budget", likes_offers(20.0), **changes)
-    # By hand: gain(d) = (P(d) - P(0)) x 6000 x 0.35 - min(1/2, P(d)) x 6000 d is 115, 304 and 500 at 5, 10 and 15 %.
-    p = [1 / (1 + np.exp(3 - 20 * d)) for d in (0.0, 0.05, 0.1, 0.15)]
-    gains = [(p[i] - p[0]) * 6000 * 0.35 - min(0.5, p[i]) * 6000 * d for i, d in ((1, 0.05), (2, 0.1), (3, 0.15))]
+    assert story.told("profit-budget", likes_offers(0.001), **changes).offers == []  # nobody cares: no uplift that pays
+    found = story.told("profit-budget", likes_offers(0.2), **changes)
+    # By hand: gain(d) = won(d) x 6000 x 0.35 - (won(d) + P(0) / 2) x 6000 d, won(d) = (1 - P(0)) x 0.2 x d / 0.1.
+    anyway = 1 / (1 + np.exp(3))
+    won = {d: (1 - anyway) * 2 * d for d in (0.05, 0.1, 0.15)}
+    gains = [won[d] * 6000 * 0.35 - (won[d] + anyway / 2) * 6000 * d for d in won]
     best = int(np.argmax(gains))
     assert gains[best] > 0
     assert {given.arm for given in found.offers} == {best}

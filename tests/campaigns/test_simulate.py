@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stream.campaigns.cli import campaigns
-from stream.core.response import HEADS, Response, to_document
+from stream.core.response import HEADS, Feature, Response, to_document
 from stream.core.row import DAY_MS
 
 HEADER = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session"
@@ -90,13 +90,15 @@ def test_a_discount_as_deep_as_the_margin_never_breaks_even(tmp_path: Path) -> N
 
 
 def test_a_learned_response_tells_what_is_expected(tmp_path: Path) -> None:
-    heads = {"base": -2.0, "shift": 0.5, "slope": 3.0, "redeem": 9.0, "redeem_slope": 0.0, "basket": np.log(5_000)}
+    heads = {"base": -2.0, "added": -1.0, "basket": np.log(5_000)}
     intercepts = np.array([heads[head] for head in HEADS])
-    response = Response(("orders",), np.zeros(1), np.ones(1), intercepts, np.zeros((2, 6)), 7 * DAY_MS)
+    one_fact, weights = (Feature("orders"),), np.zeros((2, len(HEADS)))
+    response = Response(one_fact, np.zeros(1), np.ones(1), intercepts, weights, 1.0, 1.0, 0.0, 7 * DAY_MS)
     (tmp_path / "learned.json").write_text(json.dumps(to_document(response)))
     result = run(tmp_path, "--learned", str(tmp_path / "learned.json"))
     (one,) = told(tmp_path)["campaigns"]
-    without, with_ = 1 / (1 + np.exp(2.0)), 1 / (1 + np.exp(2.0 - 0.5 - 3.0 * 0.1))  # 5.00 off 50.00 is a tenth
+    without = 1 / (1 + np.exp(2.0))
+    with_ = without + (1 - without) / (1 + np.exp(1.0))  # 5.00 off 50.00 is a tenth
     more, cost = 3 * (with_ - without), 3 * with_ * 500
     assert one["effect"]["expected_orders"] == pytest.approx(more, abs=0.006)
     assert one["effect"]["expected_revenue_minor"] == round(more * 5_000)
