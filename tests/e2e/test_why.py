@@ -13,7 +13,7 @@ from stream.campaigns.evidence import read_control_log, read_histories
 from stream.campaigns.why import why
 from stream.campaigns.why_cli import why_command
 from stream.core.events import SOURCES
-from stream.core.response import HEADS, Response, to_document
+from stream.core.response import HEADS, Feature, Response, to_document
 from stream.core.row import DAY_MS
 from stream.kafka.topics import Topics
 from stream.scoring.model import Model
@@ -37,10 +37,12 @@ def campaign(id_: str, kinds: list[str], policy: dict[str, Any], **more: Any) ->
 def learned() -> dict[str, object]:
     """A response by which the best arm depends on the row."""
     draw = np.random.default_rng(5)
-    facts = ("views_1h", "carts_1h", "session_events", "trigger_price_minor")
-    intercepts = np.array([-2.0, 0.1, 4.0, -1.0, 2.0, 8.5])
-    weights = draw.normal(0, 0.4, (2 * len(facts), len(HEADS)))
-    return to_document(Response(facts, np.full(4, 2.0), np.ones(4), intercepts, weights, 7 * DAY_MS))
+    facts = ("carts_1h", "views_1h"), ("views_1h",), ("session_events",), ("trigger_price_minor",)
+    features = tuple(Feature(*names) for names in facts)
+    intercepts = np.array([-2.0, -1.0, 8.5])
+    weights = draw.normal(0, 0.4, (2 * len(features), len(HEADS)))
+    n = len(features)
+    return to_document(Response(features, np.full(n, 2.0), np.ones(n), intercepts, weights, 0.7, 0.5, 0.0, 7 * DAY_MS))
 
 
 def wave(draw: random.Random, n: int) -> list[Event]:
