@@ -4,7 +4,7 @@ Decisions are written for every trigger, so this costs about as much as decoding
 many rows of a batch have in common, the terms, is written once and spliced after each row's own part, the head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -148,21 +148,22 @@ def offer_id(topic_id: str, partition: int, offset: int) -> str:
 
 def offer_hashes(topics: Sequence[SourceTopic], partition: int, events: Events) -> list[int]:
     """Hashes of the ids of the offers on events, as later events carry them that speak of the offers."""
-    ids, _ = _triggers(topics, partition, events)
-    return [xxh3_64_intdigest(id_.encode()) for id_ in ids]
+    return [xxh3_64_intdigest(id_.encode()) for id_ in _ids(topics, partition, events)]
 
 
-def _triggers(topics: Sequence[SourceTopic], partition: int, events: Events) -> tuple[list[str], list[Trigger]]:
-    """Ids and triggers of the decisions on events, in their order."""
-    offsets = events["offset"].tolist()
-    sources = events["source"].tolist()
+def _ids(topics: Sequence[SourceTopic], partition: int, events: Events) -> list[str]:
+    """`offer_id` of each event, in their order."""
     heads = [f"{topic.id}:{partition}:".encode() for topic in topics]
-    ids = [xxh3_128_hexdigest(b"%b%d" % (heads[s], offset)) for s, offset in zip(sources, offsets, strict=True)]
+    places = zip(events["source"].tolist(), events["offset"].tolist(), strict=True)
+    return [xxh3_128_hexdigest(b"%b%d" % (heads[source], offset)) for source, offset in places]
+
+
+def _triggers(topics: Sequence[SourceTopic], partition: int, events: Events) -> Iterator[Trigger]:
+    """Of the decisions on events, in their order."""
     names = [topic.name for topic in topics]
+    topic_names = [names[source] for source in events["source"].tolist()]
     kinds = [_KINDS[kind] for kind in events["kind"].tolist()]
-    topic_names = [names[s] for s in sources]
-    triggers = list(map(Trigger, topic_names, repeat(partition), offsets, events["time_ms"].tolist(), kinds))
-    return ids, triggers
+    return map(Trigger, topic_names, repeat(partition), events["offset"].tolist(), events["time_ms"].tolist(), kinds)
 
 
 def _spliced(terms: Struct) -> bytes:
@@ -198,14 +199,13 @@ def encode_decisions(
         models: n hashes of the models that scored, in hexadecimal digits; "" where there was none.
         now_ms: time of the decision.
     """
-    ids, triggers = _triggers(topics, partition, events)
     all_hex = np.ascontiguousarray(steps).tobytes().hex()
     width = 2 * steps.shape[1]
     heads = map(
         DecisionHead,
-        ids,
+        _ids(topics, partition, events),
         map(bytes.decode, users),
-        triggers,
+        _triggers(topics, partition, events),
         decisions["propensity"].tolist(),
         decisions["score"].tolist(),
         decisions["draw"].tolist(),
@@ -275,7 +275,7 @@ def encode_offers(
         now_ms: time of the decision: offers are valid from then on.
         currency: the reporting currency.
     """
-    ids, triggers = _triggers(topics, partition, events)
+    ids, triggers = _ids(topics, partition, events), _triggers(topics, partition, events)
     parts = list(
         zip(
             *(decisions[column].tolist() for column in ("campaign", "arm", "depth_bp", "value_minor")),
