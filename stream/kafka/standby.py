@@ -93,9 +93,9 @@ class Standbys:
                 logs = log_ranges(self._admin, [(changelog, number) for number in new])
             except BrokerSilentError as e:
                 logger.warning("no standby for partitions %s: %s", new, e)
-                return
-            for number in new:
-                self._begin(number, cluster, logs[changelog, number])
+            else:
+                for number in new:
+                    self._begin(number, cluster, logs[changelog, number])
         if self._consumer is None and self._stores:
             self._consumer = Consumer(
                 READER
