@@ -46,6 +46,23 @@ def count_offers(rows: Rows, at: NDArray[np.int64], today: int) -> None:
     rows["offer_days"][at] = by_day[:, ::2] | by_day[:, 1::2] << 4
 
 
+def join_offer_days(rows: Rows, others: Rows) -> None:
+    """Add the offers that other rows count by day, in place.
+
+    Args:
+        rows: ROW [n].
+        others: ROW [n].
+    """
+    newest = np.maximum(rows["offer_day"], others["offer_day"]).astype(np.int64)
+    total = np.zeros((len(rows), N_OFFER_DAYS), np.int64)
+    for some in (rows, others):
+        held = _days(newest) <= some["offer_day"].astype(np.int64)[:, None]  # the others are of days too long ago
+        total += np.where(held, _unpacked(some["offer_days"]), 0)
+    total = np.minimum(total, _FULL)
+    rows["offer_day"] = newest
+    rows["offer_days"] = total[:, ::2] | total[:, 1::2] << 4
+
+
 def _days(newest: NDArray[np.int64]) -> NDArray[np.int64]:
     """The day that each place holds, [n, 32]."""
     days: NDArray[np.int64] = newest[:, None] - (newest[:, None] - _PLACES) % N_OFFER_DAYS

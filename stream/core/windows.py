@@ -47,6 +47,22 @@ def add(rows: Rows, kind: NDArray[np.uint8], time_ms: NDArray[np.int64]) -> None
     counts[each, place, kind] = count + ((moved > -_TILES) & (count < COUNT_MAX))
 
 
+def join(rows: Rows, others: Rows) -> None:
+    """Add what other rows count, in place. The clock moves to the later of both, which the caller sets afterwards.
+
+    Args:
+        rows: ROW [n], `last_ms` as it was before.
+        others: ROW [n].
+    """
+    clock_ms = np.maximum(rows["last_ms"], others["last_ms"])
+    for name, (_, tile_ms) in WINDOWS.items():
+        total = np.zeros(rows[f"count_{name}"].shape, np.int64)
+        for some in (rows, others):
+            at = some["last_ms"] // tile_ms
+            total += np.where(_out(name, at, clock_ms // tile_ms - at)[:, :, None], 0, some[f"count_{name}"])
+        rows[f"count_{name}"] = np.minimum(total, COUNT_MAX)
+
+
 def _out(name: str, clock: NDArray[np.int64], moved: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which places fall out, bool [n, tiles], when the clocks at tile `clock` move on by `moved` tiles."""
     lasts = _LASTS[name]
