@@ -58,6 +58,9 @@ class Metrics:
         self.erasures = Counter(
             "offerstream_erasures", "Rows removed because their users asked to be forgotten", registry=registry
         )
+        self.rows_merged = Counter(
+            "offerstream_rows_merged", "Rows of anonymous ids merged into those of their users", registry=registry
+        )
         self.events_lost = Counter(
             "offerstream_events_lost", "Events that retention deleted before they were applied", registry=registry
         )

@@ -68,6 +68,14 @@ def cleared(rows: Rows) -> Rows:
     return left
 
 
+def remember(rows: Rows, one: int) -> None:
+    """Enter an id into the rows' memory of ids, in place."""
+    for row in rows:
+        at = int(row["recent_ids_pos"])
+        row["recent_ids"][at] = one
+        row["recent_ids_pos"] = (at + 1) % N_RECENT_IDS
+
+
 def is_blank(rows: Rows) -> NDArray[np.bool_]:
     """Which rows hold nothing to be merged, bool [n]: no event was applied since they were made or cleared."""
     blank: NDArray[np.bool_] = (rows["kind_total"] == 0).all(axis=1)

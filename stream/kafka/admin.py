@@ -61,6 +61,7 @@ PLANS: dict[str, Plan] = {
     "redemptions": Plan(_SOURCE | _kept(30)),
     "customers": Plan(_SOURCE | _COMPACTED),
     "identities": Plan(_SOURCE | _kept(30)),
+    "merges": Plan(_SOURCE | _kept(30)),
     "erasures": Plan(_SOURCE | _kept(30)),
     "budgets": Plan(_kept(7)),
     "offers": Plan(_kept(7)),

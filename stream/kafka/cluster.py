@@ -15,7 +15,7 @@ from stream.errors import BrokerSilentError, SetupError
 from stream.settings import Settings
 
 ERASURES = "erasures"
-INPUTS = (*SOURCES, ERASURES)
+INPUTS = (*SOURCES, ERASURES, "identities", "merges")
 """What a partition reads, by name without prefix: positions of these are in the applied record. Append only."""
 
 OUTPUTS = ("offers", "decisions", "dead-letters")

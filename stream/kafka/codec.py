@@ -36,6 +36,9 @@ TIME_MAX_MS = 253_402_300_799_999
 
 ORDER_LINES_MAX = 500
 
+MERGED_ROW_BYTES_MAX = 4096
+"""A packed row, with room for formats to come."""
+
 Id = Annotated[str, Meta(min_length=1, max_length=128)]
 OptionalId = Annotated[str, Meta(max_length=128)] | None
 UserId = Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX)]
@@ -152,6 +155,15 @@ class Identity(Source, kw_only=True, gc=False, omit_defaults=True):
     """Topic identities: an anonymous id turned out to be this user."""
 
     anonymous_id: UserId
+
+
+class Merge(Source, kw_only=True, gc=False, omit_defaults=True):
+    """Topic merges, between workers: a claim of an anonymous row, or that row on its way to the user's."""
+
+    claimed_by: UserId | None = None
+    """A claim: the row of the key's anonymous id belongs to this user."""
+    row: Annotated[bytes, Meta(max_length=MERGED_ROW_BYTES_MAX)] | None = None
+    """A packed row (`stream.core.row`), to be merged into that of the key."""
 
 
 class Erasure(Source, kw_only=True, gc=False, omit_defaults=True):

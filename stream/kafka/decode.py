@@ -96,24 +96,29 @@ def decode(
     codes = KINDS_OF_SOURCE[source]
     events["kind"] = [codes[s.kind] for s in sound.structs]
     _FILL[source](events, sound.structs)
-    dead = [_dead_letter(topic, partition, records[i], refused[i]) for i in sorted(refused)]
+    dead = [dead_letter(topic, partition, records[i], refused[i]) for i in sorted(refused)]
     return Decoded(sound.keys, events, dead, sound.unknown_fields)
 
 
-class Erasures(NamedTuple):
-    """A batch of erasures."""
+class Others(NamedTuple):
+    """A batch of an input whose records are no events."""
 
-    users: list[bytes]
-    """Who is to be forgotten, in offset order."""
+    keys: list[bytes]
+    """N users, in offset order."""
+    structs: list[Any]
+    """What each record says."""
+    records: list[Record]
+    """As they came."""
     dead: list[DeadLetter]
     unknown_fields: int
 
 
-def decode_erasures(records: Sequence[Record], partition: int, n_partitions: int, topic: str) -> Erasures:
-    """Read one batch of one partition of `erasures`; as `decode`."""
-    sound, refused = _sound("erasures", records, partition, n_partitions, "")
-    dead = [_dead_letter(topic, partition, records[i], refused[i]) for i in sorted(refused)]
-    return Erasures(sound.keys, dead, sound.unknown_fields)
+def decode_others(source: str, records: Sequence[Record], partition: int, n_partitions: int, topic: str) -> Others:
+    """Read one batch of one partition of `erasures`, `identities` or `merges`; as `decode`."""
+    sound, refused = _sound(source, records, partition, n_partitions, "")
+    dead = [dead_letter(topic, partition, records[i], refused[i]) for i in sorted(refused)]
+    good = [record for i, record in enumerate(records) if i not in refused]
+    return Others(sound.keys, sound.structs, good, dead, sound.unknown_fields)
 
 
 class _Sound(NamedTuple):
@@ -172,7 +177,8 @@ def _without(gone: Collection[int], *columns: Any) -> list[list[Any]]:  # noqa: 
     return [list(compress(column, stays)) for column in columns]
 
 
-def _dead_letter(topic: str, partition: int, record: Record, fault: Fault) -> DeadLetter:
+def dead_letter(topic: str, partition: int, record: Record, fault: Fault) -> DeadLetter:
+    """A record that is refused, with why."""
     return DeadLetter(
         topic,
         partition,

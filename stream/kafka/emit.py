@@ -69,6 +69,8 @@ class Outputs:
     dead: list[DeadRecord] = field(default_factory=list)
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
     """Packed rows by user, None for one who was erased: of several changes the last."""
+    merges: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    """For other partitions, see `stream.kafka.identities`."""
     n_bytes: int = 0
 
     def add(self, emitted: Emitted) -> None:
@@ -90,6 +92,11 @@ class Outputs:
         self.rows.update(zip(users, rows, strict=True))
         self.n_bytes += sum(map(len, rows))
 
+    def add_merges(self, merges: list[tuple[int, bytes, bytes]]) -> None:
+        """Take in claims and rows for other partitions: partition, key, value."""
+        self.merges += merges
+        self.n_bytes += sum(len(value) for _, _, value in merges)
+
     def add_erasures(self, users: Iterable[bytes]) -> None:
         """Take in users whose rows are gone."""
         for user in users:
@@ -101,6 +108,7 @@ class Outputs:
         producer.send(settings.topic("offers"), self.offer_users, self.offers)
         producer.send(settings.topic("decisions"), self.decision_users, self.decisions)
         producer.send_with_headers(settings.topic("dead-letters"), self.dead)
+        producer.send_across(settings.topic("merges"), self.merges)
 
 
 class Emitter:

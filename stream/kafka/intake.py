@@ -11,8 +11,9 @@ from stream.core.decide import draws
 from stream.core.events import EVENT, SOURCES
 from stream.core.row import Rows
 from stream.kafka.cluster import ERASURES
-from stream.kafka.decode import Decoded, Erasures, decode, decode_erasures
+from stream.kafka.decode import Decoded, Others, decode, decode_others
 from stream.kafka.event_time import count_event_time
+from stream.kafka.identities import JOINING, NO_JOINS, Joins
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -31,8 +32,10 @@ class Taken(NamedTuple):
     """By source, once this batch is applied."""
     decoded: dict[str, Decoded]
     """By source, the dead letters with it."""
-    erased: Erasures
-    """Who is to be forgotten, after these events."""
+    joins: Joins
+    """Who turned out to be whom, after these events."""
+    erased: Others
+    """Who is to be forgotten, after all that."""
 
 
 def passed_over(batch: EventBatch, read: dict[str, int]) -> dict[str, tuple[int, int]]:
@@ -45,7 +48,7 @@ def take(batch: EventBatch, read: dict[str, int], partition: int, settings: Sett
     decoded: dict[str, Decoded] = {}
     published_ms: list[int] = []
     next_offset = dict(read)
-    erased = Erasures([], [], 0)
+    erased, joins = Others([], [], [], [], 0), NO_JOINS
     for source, records in batch.records.items():
         at = read[source]
         fresh = records if records[0].offset >= at else [r for r in records if r.offset >= at]
@@ -53,12 +56,16 @@ def take(batch: EventBatch, read: dict[str, int], partition: int, settings: Sett
             continue
         next_offset[source] = batch.spans[source][1]
         if source == ERASURES:
-            erased = decode_erasures(fresh, partition, settings.partitions, settings.topic(source))
+            erased = decode_others(source, fresh, partition, settings.partitions, settings.topic(source))
             continue
-        found = decoded[source] = decode(
+        if source in JOINING:
+            found = JOINING[source](fresh, partition, settings.partitions, settings.topic(source))
+            joins = joins.and_those_of(found)
+            continue
+        decoded[source] = events = decode(
             source, fresh, partition, settings.partitions, settings.currency, settings.topic(source)
         )
-        dead = {d.offset for d in found.dead}
+        dead = {d.offset for d in events.dead}
         published_ms += [r.timestamp for r in fresh if r.offset not in dead] if dead else [r.timestamp for r in fresh]
     return Taken(
         [user for found in decoded.values() for user in found.users],
@@ -66,6 +73,7 @@ def take(batch: EventBatch, read: dict[str, int], partition: int, settings: Sett
         np.array(published_ms, np.int64),
         next_offset,
         decoded,
+        joins,
         erased,
     )
 

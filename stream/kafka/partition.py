@@ -37,8 +37,8 @@ from stream.kafka.cluster import INPUTS, Cluster, log_ranges
 from stream.kafka.columns import Columns
 from stream.kafka.commit import SENDERS, Sent
 from stream.kafka.control import InForce
-from stream.kafka.decode import Erasures
 from stream.kafka.emit import Emitter, Outputs
+from stream.kafka.identities import join
 from stream.kafka.intake import Taken, draws_of, take, what_applies
 from stream.kafka.takeover import open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
@@ -206,27 +206,29 @@ class Partition:
         taken = take(batch, self.read, self.number, self._settings)
         lap("decode")
         # May raise BufferError: nothing has changed until here.
-        slots = self._columns.slots([*taken.users, *taken.erased.users])
+        slots = self._columns.slots([*taken.users, *taken.joins.keys, *taken.erased.keys])
+        of_users, of_joins, of_erased = np.split(slots, np.cumsum([len(taken.users), len(taken.joins.keys)]))
         for source, decoded in taken.decoded.items():
             metrics.event[source, "dead"].inc(len(decoded.dead))
             metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
             self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead, metrics))
         if taken.users:
-            self._absorb(taken, slots[: len(taken.users)], in_force, lap)
-        self._erase(taken.erased, slots[len(taken.users) :])
+            self._absorb(taken, of_users, in_force, lap)
+        self._join_and_erase(taken, of_joins, of_erased)
         lap.report(metrics)
         metrics.batch_rows.observe(batch.n_records)
         self.read = taken.next_offset
         self._open.in_force = in_force
 
-    def _erase(self, erased: Erasures, slots: NDArray[np.int64]) -> None:
-        """Forget users: after the events of the batch, since topics have no order among each other."""
-        outputs, metrics = self._open.outputs, self._metrics
-        outputs.add_dead(self._emitter.dead_letters(erased.dead, metrics))
-        metrics.erasures.inc(len(erased.users))
-        self._columns.forget(slots)
-        self._columns.touch(slots, self._open.number)
-        outputs.add_erasures(erased.users)
+    def _join_and_erase(self, taken: Taken, of_joins: NDArray[np.int64], of_erased: NDArray[np.int64]) -> None:
+        """Merge and forget users: after the events of the batch, since topics have no order among each other."""
+        outputs, metrics, columns = self._open.outputs, self._metrics, self._columns
+        outputs.add_dead(self._emitter.dead_letters([*taken.joins.dead, *taken.erased.dead], metrics))
+        join(taken.joins, columns, of_joins, self._settings.partitions, outputs, metrics)
+        metrics.erasures.inc(len(of_erased))
+        columns.forget(of_erased)
+        columns.touch(np.concatenate([of_joins, of_erased]), self._open.number)
+        outputs.add_erasures(taken.erased.keys)
 
     def _absorb(self, taken: Taken, slots: NDArray[np.int64], in_force: InForce, lap: Callable[[str], None]) -> None:
         """The batch against the rows.

@@ -92,6 +92,12 @@ class BulkProducer:
         for key, value, headers in records:
             self._produce(topic, key, value, self._on_bulk, headers)
 
+    def send_across(self, topic: str, records: Iterable[tuple[int, bytes, bytes]]) -> None:
+        """As `send`, records to any partition: (partition, key, value)."""
+        self._check()
+        for partition, key, value in records:
+            self._produce(topic, key, value, self._on_bulk, [], partition)
+
     def _produce(
         self,
         topic: str,
@@ -99,11 +105,13 @@ class BulkProducer:
         value: bytes | None,
         on_delivery: Callable[..., None] | None,
         headers: list[Header],
+        partition: int | None = None,
     ) -> None:
-        """Hand over one record, once the queue has room for it."""
+        """Hand over one record, once the queue has room for it; to the own partition, if none is named."""
+        to = self._partition if partition is None else partition
         while True:
             try:
-                self._producer.produce(topic, value, key, self._partition, on_delivery, headers=headers)
+                self._producer.produce(topic, value, key, to, on_delivery, headers=headers)
                 break
             except BufferError:
                 self._make_room()

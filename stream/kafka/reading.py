@@ -14,6 +14,8 @@ from stream.kafka.codec import (
     DeadReason,
     Erasure,
     Feedback,
+    Identity,
+    Merge,
     Order,
     OrderLine,
     Redemption,
@@ -60,7 +62,15 @@ class _StrictErasure(Erasure, kw_only=True, gc=False, forbid_unknown_fields=True
     pass
 
 
-_VALUES: dict[str, Any] = {**SOURCE_VALUES, "erasures": Erasure}
+class _StrictIdentity(Identity, kw_only=True, gc=False, forbid_unknown_fields=True):
+    pass
+
+
+class _StrictMerge(Merge, kw_only=True, gc=False, forbid_unknown_fields=True):
+    pass
+
+
+_VALUES: dict[str, Any] = {**SOURCE_VALUES, "erasures": Erasure, "identities": Identity, "merges": Merge}
 _LENIENT = {source: json.Decoder(struct).decode for source, struct in _VALUES.items()}
 _STRICT: dict[str, Callable[[bytes], Any]] = {
     "clickstream": json.Decoder(_StrictClick).decode,
@@ -69,6 +79,8 @@ _STRICT: dict[str, Callable[[bytes], Any]] = {
     "redemptions": json.Decoder(_StrictRedemption).decode,
     "customers": json.Decoder(_StrictCustomer).decode,
     "erasures": json.Decoder(_StrictErasure).decode,
+    "identities": json.Decoder(_StrictIdentity).decode,
+    "merges": json.Decoder(_StrictMerge).decode,
 }
 _KNOWN = {source: frozenset(struct.__struct_fields__) for source, struct in _VALUES.items()}
 _KNOWN_LINE = frozenset(OrderLine.__struct_fields__)
@@ -86,7 +98,7 @@ def read(
     number of those the rest of the batch is read leniently, and sampled.
 
     Args:
-        source: one of `SOURCES`, or `erasures`.
+        source: one of `SOURCES`, or another input that is keyed by user.
         offsets: of the values: which ones are sampled does not depend on how the batch was cut.
         values: JSON; empty at those places that are refused already.
         refused: place -> fault; grows.

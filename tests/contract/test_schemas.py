@@ -32,6 +32,7 @@ TOPICS = sorted(PLANS)
 STRUCTS: dict[str, type[msgspec.Struct]] = {
     **codec.SOURCE_VALUES,
     "identities": codec.Identity,
+    "merges": codec.Merge,
     "erasures": codec.Erasure,
     "budgets": codec.BudgetMove,
     "models": codec.Champion,
@@ -316,6 +317,7 @@ def test_asyncapi_says_who_writes() -> None:
         "decisions",
         "deadLetters",
         "budgets",
+        "merges",
     }
 
 
