@@ -36,8 +36,8 @@ TIME_MAX_MS = 253_402_300_799_999
 
 ORDER_LINES_MAX = 500
 
-MERGED_ROW_BYTES_MAX = 4096
-"""A packed row, with room for formats to come."""
+MERGED_ROW_BYTES_MAX = 4095
+"""A packed row, with room for formats to come; three bytes are four characters of base64."""
 
 Id = Annotated[str, Meta(min_length=1, max_length=128)]
 OptionalId = Annotated[str, Meta(max_length=128)] | None

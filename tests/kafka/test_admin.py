@@ -189,12 +189,12 @@ def test_create_check_and_list(settings: Settings) -> None:
     assert code != 0
     assert isinstance(error, SetupError)
     lines = run("list", "--json")[1].splitlines()
-    assert [json.loads(line)["exists"] for line in lines] == [False] * 14
+    assert [json.loads(line)["exists"] for line in lines] == [False] * 15
     code, output, _ = run("create", "--partitions", "2")
     assert code == 0
-    assert output.splitlines() == [*(f"created {name}" for name in plans(settings)), "14 created, 0 were there"]
-    assert run("create", "--partitions", "2")[1] == "0 created, 14 were there\n"
-    assert run("check", "--partitions", "2")[:2] == (0, "14 topics are as they should be\n")
+    assert output.splitlines() == [*(f"created {name}" for name in plans(settings)), "15 created, 0 were there"]
+    assert run("create", "--partitions", "2")[1] == "0 created, 15 were there\n"
+    assert run("check", "--partitions", "2")[:2] == (0, "15 topics are as they should be\n")
     assert "too few, OFFERSTREAM_PARTITIONS is 4" in str(run("create")[2])  # 4 is the default
     table = run("list")[1]
     assert "30 days" in table
