@@ -104,13 +104,13 @@ def join(
     Args:
         joins: what it says.
         columns: the partition's rows.
-        slots: [n], of `joins.keys`.
+        slots: of `joins.keys`, which come first.
         n_partitions: of the topics.
         outputs: what is to be sent grows by claims and rows.
         metrics: rows sent and merged are counted.
     """
     outputs.add_merges(joins.claims)
-    for key, told, slot in zip(joins.keys, joins.merges, slots.tolist(), strict=True):
+    for key, told, slot in zip(joins.keys, joins.merges, slots.tolist(), strict=False):
         rows: Rows = columns.rows[slot : slot + 1]
         if told.row is not None:
             row_id = xxh3_64_intdigest(told.event_id.encode()) or 1

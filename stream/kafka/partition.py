@@ -207,27 +207,26 @@ class Partition:
         lap("decode")
         # May raise BufferError: nothing has changed until here.
         slots = self._columns.slots([*taken.users, *taken.joins.keys, *taken.erased.keys])
-        of_users, of_joins, of_erased = np.split(slots, np.cumsum([len(taken.users), len(taken.joins.keys)]))
         for source, decoded in taken.decoded.items():
             metrics.event[source, "dead"].inc(len(decoded.dead))
             metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
             self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead, metrics))
         if taken.users:
-            self._absorb(taken, of_users, in_force, lap)
-        self._join_and_erase(taken, of_joins, of_erased)
+            self._absorb(taken, slots[: len(taken.users)], in_force, lap)
+        self._join_and_erase(taken, slots[len(taken.users) :])
         lap.report(metrics)
         metrics.batch_rows.observe(batch.n_records)
         self.read = taken.next_offset
         self._open.in_force = in_force
 
-    def _join_and_erase(self, taken: Taken, of_joins: NDArray[np.int64], of_erased: NDArray[np.int64]) -> None:
+    def _join_and_erase(self, taken: Taken, slots: NDArray[np.int64]) -> None:
         """Merge and forget users: after the events of the batch, since topics have no order among each other."""
         outputs, metrics, columns = self._open.outputs, self._metrics, self._columns
         outputs.add_dead(self._emitter.dead_letters([*taken.joins.dead, *taken.erased.dead], metrics))
-        join(taken.joins, columns, of_joins, self._settings.partitions, outputs, metrics)
-        metrics.erasures.inc(len(of_erased))
-        columns.forget(of_erased)
-        columns.touch(np.concatenate([of_joins, of_erased]), self._open.number)
+        join(taken.joins, columns, slots, self._settings.partitions, outputs, metrics)
+        metrics.erasures.inc(len(taken.erased.keys))
+        columns.forget(slots[len(taken.joins.keys) :])
+        columns.touch(slots, self._open.number)
         outputs.add_erasures(taken.erased.keys)
 
     def _absorb(self, taken: Taken, slots: NDArray[np.int64], in_force: InForce, lap: Callable[[str], None]) -> None:
