@@ -225,6 +225,8 @@ def _arm(arm: Document) -> Arm:
         min_spend_minor=tiers[0][0] if tiers else int(arm.get("min_spend_minor", 0)),
         max_discount_minor=int(arm.get("max_discount_minor", 0)),
         gift=arm.get("product", ""),
+        action=arm.get("action", ""),
+        terms=tuple(arm.get("terms", {}).items()),
         cost_minor=int(arm.get("cost_minor", 0)),
     )
 

@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 
 from jsonschema import ValidationError
 
-from stream.campaigns.schema import CURRENCY_PATTERN, DATE_PATTERN, DAY_PATTERN, DURATION_PATTERN, ID_PATTERN
+from stream.campaigns.schema import (
+    ACTION_PATTERN,
+    CURRENCY_PATTERN,
+    DATE_PATTERN,
+    DAY_PATTERN,
+    DURATION_PATTERN,
+    ID_PATTERN,
+)
 from stream.core.features import PROTECTED
 
 Path = tuple[str | int, ...]
@@ -98,6 +105,7 @@ def _out_of_range(f: _Finding) -> Iterator[Problem]:
 _PATTERN_NAMES = {
     CURRENCY_PATTERN: "a currency such as EUR (ISO 4217)",
     DURATION_PATTERN: "a duration such as 90s, 30m, 24h or 7d",
+    ACTION_PATTERN: "a name: 1 to 64 of a-z, 0-9 and '_', beginning with a letter",
     ID_PATTERN: "an id: 1 to 64 of a-z, 0-9, '_' and '-', not beginning with '_' or '-'",
     DAY_PATTERN: "a day such as 2026-11-11, or 11-11 each year, or 11 each month",
     DATE_PATTERN: "a date such as 2026-01-31, or with a time 2026-01-31T18:30",
@@ -116,12 +124,17 @@ def _wrong_length(f: _Finding) -> Iterator[Problem]:
         "minLength": "must not be empty",
         "maxLength": f"must have at most {limit} characters, this has {len(f.found)}",
         "minProperties": f"must have at least {limit} field",
+        "maxProperties": f"must have at most {limit} fields, this has {len(f.found)}",
     }
     yield Problem(f.path, what[f.keyword])
 
 
 def _any_of(f: _Finding) -> Iterator[Problem]:
     yield Problem(f.path, f"must be a number (up to 10^15), a name, or a list of either, this is {type_of(f.found)}")
+
+
+def _not_allowed(f: _Finding) -> Iterator[Problem]:
+    yield Problem(f.path, f"{show(f.found)} is a kind of its own: write `kind: {f.found}`")
 
 
 def _not_unique(f: _Finding) -> Iterator[Problem]:
@@ -140,8 +153,11 @@ _EXPLAIN: dict[str, Callable[[_Finding], Iterator[Problem]]] = {
     "pattern": _wrong_pattern,
     "anyOf": _any_of,
     "uniqueItems": _not_unique,
+    "not": _not_allowed,
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _out_of_range),
-    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength", "minProperties"), _wrong_length),
+    **dict.fromkeys(
+        ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"), _wrong_length
+    ),
 }
 
 _TYPE_NAMES = {

@@ -22,6 +22,10 @@ SEGMENTS = tuple(segment.name.lower() for segment in Segment)
 # Python lets `$` match before a line's end, ECMAScript does not: the last part makes both mean the end.
 _END = r"$(?!\n)"
 ID_PATTERN = "^[a-z0-9][a-z0-9_-]{0,63}" + _END
+ACTION_PATTERN = "^[a-z][a-z0-9_]{0,63}" + _END
+TERMS_MAX = 16
+"""Fields that an arm of kind action can give to the reader of its offers."""
+
 CURRENCY_PATTERN = "^[A-Z]{3}" + _END
 DURATION_PATTERN = "^[1-9][0-9]{0,5}[smhd]" + _END
 DATE_PATTERN = "^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?)?" + _END
@@ -187,6 +191,33 @@ def _arm() -> Schema:
                 "description": "A product for nothing. `cost_minor` is what it costs the shop.",
                 "properties": {**id_, "product": _ref("name"), "cost_minor": money, **spend},
                 "required": ["id", "product"],
+            },
+            "action": {
+                "description": "Something else, of another trade: a rate reduced by basis points, an ad with its bid. "
+                "Offers are of the kind that `action` names, and carry `terms`. `cost_minor` is what it costs at most.",
+                "properties": {
+                    **id_,
+                    "action": {
+                        "type": "string",
+                        "pattern": ACTION_PATTERN,
+                        "not": {"enum": ["percent", "amount", "coupon", "free_shipping", "gift", "action"]},
+                    },
+                    "terms": {
+                        "type": "object",
+                        "propertyNames": {"pattern": ACTION_PATTERN},
+                        "additionalProperties": {
+                            "type": ["integer", "string"],
+                            "minimum": -MONEY_MINOR_MAX,
+                            "maximum": MONEY_MINOR_MAX,
+                            "maxLength": 128,
+                        },
+                        "minProperties": 1,
+                        "maxProperties": TERMS_MAX,
+                    },
+                    "cost_minor": money,
+                    **spend,
+                },
+                "required": ["id", "action"],
             },
         }
     )

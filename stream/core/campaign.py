@@ -34,6 +34,7 @@ class ArmKind(IntEnum):
     COUPON = 2
     FREE_SHIPPING = 3
     GIFT = 4
+    ACTION = 5  # whatever the reader of offers understands: the arm names it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ class Arm:
     min_spend_minor: int = 0
     max_discount_minor: int = 0  # percent: takes off at most this
     gift: str = ""  # gift: the product's id
-    cost_minor: int = 0  # free shipping, gift: what it costs the shop
+    action: str = ""  # action: its name
+    terms: tuple[tuple[str, int | str], ...] = ()  # action: what its reader has to know, (name, value)
+    cost_minor: int = 0  # free shipping, gift, action: what it costs
 
     @property
     def cost_max_minor(self) -> int:

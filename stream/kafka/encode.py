@@ -110,6 +110,7 @@ class OfferTerms(Struct, gc=False, frozen=True, kw_only=True):
     value_minor: int | UnsetType = UNSET
     tiers: tuple[Tier, ...] | UnsetType = UNSET
     gift_product_id: str | UnsetType = UNSET
+    terms: Mapping[str, int | str] | UnsetType = UNSET
     currency: str
     min_spend_minor: int | UnsetType = UNSET
     max_discount_minor: int | UnsetType = UNSET
@@ -306,11 +307,12 @@ def _offer_terms(part: tuple[int, int, int, int, str], campaigns: CampaignSet, n
         campaign_id=campaign.id,
         campaign_version=campaign.version,
         arm=arm.id,
-        kind=arm.kind.name.lower(),
+        kind=arm.action or arm.kind.name.lower(),
         percent=depth_bp / 100 if is_percent else UNSET,
         value_minor=value_minor if arm.kind in {ArmKind.AMOUNT, ArmKind.COUPON} else UNSET,
         tiers=tuple(Tier(*tier) for tier in arm.tiers) or UNSET,
         gift_product_id=arm.gift or UNSET,
+        terms=dict(arm.terms) or UNSET,
         currency=campaign.currency or currency,
         min_spend_minor=(arm.tiers[0][0] if arm.tiers else arm.min_spend_minor) or UNSET,
         max_discount_minor=max_discount_minor or UNSET,

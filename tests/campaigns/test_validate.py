@@ -277,7 +277,7 @@ def test_every_complaint_names_its_line_and_column(tmp_path: Path) -> None:
     assert faults(tmp_path, text) == [
         "1:1: the field 'version' is missing",
         "3:1: versoin: unknown field; did you mean 'version'?",
-        "7:5: arms[0].kind: 'free' is not one of percent, amount, coupon, free_shipping, gift",
+        "7:5: arms[0].kind: 'free' is not one of percent, amount, coupon, free_shipping, gift, action",
         "9:27: policy.probability: must be at most 1, this is 5",
     ]
 
