@@ -194,7 +194,7 @@ def test_old_events_are_forgotten() -> None:
     steps = rng.integers(0, 256, (1_000, N_FEATURES), np.uint8)
     scores = rng.uniform(0, 1, 1_000).astype(np.float32)
     seen = Seen(parse_reference(reference(steps, scores)), 1_000)
-    seen.add(steps, scores / 100)
+    seen.add(steps, scores / np.float32(100))
     before = seen.psi()[SCORE]
     for _ in range(12):
         seen.add(steps, scores)
