@@ -22,11 +22,10 @@ from typing import NamedTuple
 
 from confluent_kafka import KafkaException, Producer
 
-from stream.core.events import SOURCES
 from stream.errors import DeliveryError, SetupError
-from stream.kafka.cluster import admin_client, high_watermarks
+from stream.kafka.cluster import ERASURES, INPUTS, admin_client, high_watermarks
 from stream.kafka.dead_letters import ORIGIN, REDRIVEN, Filter, Refused, origin, refused
-from stream.kafka.decode import decode
+from stream.kafka.decode import decode, decode_erasures
 from stream.kafka.partitioner import partitions
 from stream.kafka.topics import QUIET, Header, Record, Topics
 from stream.settings import Settings
@@ -72,7 +71,7 @@ def redrive(settings: Settings, wanted: Filter, *, dry_run: bool = False) -> Red
     topic = settings.topic("dead-letters")
     with Topics(settings.bootstrap) as topics:
         places = topics.places([topic])
-        counts = topics.partitions([settings.topic(source) for source in SOURCES])
+        counts = topics.partitions([settings.topic(source) for source in INPUTS])
         # 1.
         sender = None if dry_run else _Sender(settings, topic)
         # 2.
@@ -122,7 +121,7 @@ def _judge(letters: list[Refused], settings: Settings, counts: dict[str, int]) -
     left: Counter[str] = Counter()
     good: list[_Event] = []
     now_ms = time.time_ns() // 1_000_000
-    source_of = {settings.topic(source): source for source in SOURCES}
+    source_of = {settings.topic(source): source for source in INPUTS}
     for letter in letters:
         topic = letter.headers.get("topic", "")
         if topic not in source_of or any(name not in letter.headers for name in ORIGIN):
@@ -132,7 +131,10 @@ def _judge(letters: list[Refused], settings: Settings, counts: dict[str, int]) -
         else:
             to = int(partitions([letter.key or b""], counts[topic])[0])
             record = Record(topic, to, letter.key, letter.value, 0, now_ms, [])
-            dead = decode(source_of[topic], [record], to, counts[topic], settings.currency, topic).dead
+            if source_of[topic] == ERASURES:
+                dead = decode_erasures([record], to, counts[topic], topic).dead
+            else:
+                dead = decode(source_of[topic], [record], to, counts[topic], settings.currency, topic).dead
             if dead:
                 left[dead[0].reason] += 1
             else:

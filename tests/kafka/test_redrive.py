@@ -117,6 +117,18 @@ def test_what_workers_would_refuse_again_stays(site: Site) -> None:
     assert [r.key for r in arrived(site)] == [b"u4"]
 
 
+def test_a_user_whose_erasure_was_refused_is_forgotten_after_all(site: Site) -> None:
+    """The most common cause, a producer that partitions in its own way, is the sender's, not the user's."""
+    asked = json.dumps({"event_id": "x1", "user_id": "u1", "time_ms": NOW_MS}).encode()
+    topic = site.settings.topic("erasures")
+    wrong = 1 - int(partitions([b"u1"], 2)[0])
+    refuse(site, [DeadLetter(topic, wrong, 0, NOW_MS, b"u1", asked, DeadReason.WRONG_PARTITION, "", "")])
+    done = redrive(site.settings, EVERY)
+    assert (done.sent, done.left) == (Counter({"wrong_partition": 1}), Counter())
+    (record,) = site.out("erasures")
+    assert (record.partition, record.key, record.value) == (1 - wrong, b"u1", asked)
+
+
 def test_filters(site: Site) -> None:
     refuse(site, [letter(site, i, DeadReason.CURRENCY if i < 3 else DeadReason.TIME_RANGE) for i in range(10)])
     assert redrive(site.settings, Filter(reason="currency", partition=1)).sent == Counter(currency=1)
