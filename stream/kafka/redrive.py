@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 from confluent_kafka import KafkaException, Producer
 
+from stream.core.events import SOURCES
 from stream.errors import DeliveryError, SetupError
-from stream.kafka.cluster import ERASURES, INPUTS, admin_client, high_watermarks
+from stream.kafka.cluster import INPUTS, admin_client, high_watermarks
 from stream.kafka.dead_letters import ORIGIN, REDRIVEN, Filter, Refused, origin, refused
-from stream.kafka.decode import decode, decode_erasures
+from stream.kafka.decode import decode, decode_others
 from stream.kafka.partitioner import partitions
 from stream.kafka.topics import QUIET, Header, Record, Topics
 from stream.settings import Settings
@@ -131,10 +132,11 @@ def _judge(letters: list[Refused], settings: Settings, counts: dict[str, int]) -
         else:
             to = int(partitions([letter.key or b""], counts[topic])[0])
             record = Record(topic, to, letter.key, letter.value, 0, now_ms, [])
-            if source_of[topic] == ERASURES:
-                dead = decode_erasures([record], to, counts[topic], topic).dead
+            source = source_of[topic]
+            if source in SOURCES:
+                dead = decode(source, [record], to, counts[topic], settings.currency, topic).dead
             else:
-                dead = decode(source_of[topic], [record], to, counts[topic], settings.currency, topic).dead
+                dead = decode_others(source, [record], to, counts[topic], topic).dead
             if dead:
                 left[dead[0].reason] += 1
             else:
