@@ -1,14 +1,18 @@
 """Decisions, offers, orders, redemptions and feedback: from topics, or from files with a JSON record a line."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from stream.core.events import SOURCES
 from stream.kafka.topics import Topics
 from stream.shop.lines import LineSource
 from training.errors import TrainingError
+
+logger = logging.getLogger(__name__)
 
 # What these reports read of a record; the rest of it is skipped. Bounds as in the schemas.
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -113,6 +117,9 @@ _ID = {
 def read_records(source: str, prefix: str, topic: str, of: type[R], *, needed: bool) -> list[R]:
     """Every record of a topic, once: the first of those with the same id counts.
 
+    What producers sent to a broker and workers cannot read, dead letters to them, is left out and told; in a file, and
+    in what workers write, it is an error.
+
     Args:
         source: a broker (host:port), or a folder of files `<topic>.jsonl` or `<topic>.jsonl.gz`.
         prefix: before the topic's name on the broker.
@@ -131,6 +138,8 @@ def read_records(source: str, prefix: str, topic: str, of: type[R], *, needed: b
         values = _of_broker(source, prefix + topic)
     else:
         raise TrainingError(f"{source} is neither a folder with {topic}.jsonl nor a broker (host:port)")
+    of_producers = topic in SOURCES and not folder.is_dir()
+    refused: list[str] = []
     decoder = msgspec.json.Decoder(of)
     found: dict[Any, R] = {}
     name = _ID.get(of)
@@ -138,12 +147,17 @@ def read_records(source: str, prefix: str, topic: str, of: type[R], *, needed: b
         try:
             record = decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise TrainingError(f"{where}: {error}") from error
+            if not of_producers:
+                raise TrainingError(f"{where}: {error}") from error
+            refused.append(f"{where}: {error}")
+            continue
         if name is None:
             found[record.user_id] = record
         else:
             key = (record.user_id, getattr(record, name))
             found.setdefault(key, record)
+    if refused:
+        logger.warning("%d records left out, which workers refuse too; the first: %s", len(refused), refused[0])
     return list(found.values())
 
 

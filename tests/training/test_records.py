@@ -106,6 +106,21 @@ def test_effect_reads_a_broker(recorded: tuple[str, str], tmp_path: Path) -> Non
     assert said["effect"]["margin"]["without_cuped"]["value"] == pytest.approx(500 * expected)
 
 
+def test_what_workers_refuse_is_left_out_and_told(recorded: tuple[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    """A garbled order does not keep anybody from learning what campaigns changed; a garbled decision is a fault."""
+    broker, prefix = recorded
+    before = read_records(broker, prefix, "orders", Order, needed=True)
+    producer = Producer({"bootstrap.servers": broker})
+    for topic in ("orders", "orders", "decisions"):
+        producer.produce(prefix + topic, b'{"event_id": ', b"u1", partition=1)
+    assert producer.flush(30) == 0
+    caplog.clear()
+    assert len(read_records(broker, prefix, "orders", Order, needed=True)) == len(before) > 50
+    assert f"2 records left out, which workers refuse too; the first: {prefix}orders, partition 1" in caplog.text
+    with pytest.raises(TrainingError, match="decisions, partition 1"):
+        read_records(broker, prefix, "decisions", Decision, needed=True)
+
+
 def test_a_topic_that_is_not_there_is_told(recorded: tuple[str, str]) -> None:
     broker, prefix = recorded
     with pytest.raises(SetupError, match="offers"):
