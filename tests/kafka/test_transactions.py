@@ -311,14 +311,14 @@ def test_a_failure_that_does_not_pass_ends_the_process(site: Site) -> None:
         def refuse(*_: object) -> None:
             raise TransactionError("refused")
 
+        batch = room.batch(clicks(1), 0)
         while not room.fatal:
             partition = owner.partitions[0]
             vars(partition)["_send"] = refuse
-            at = partition.read["clickstream"]
-            batch = room.batch(clicks(1, at), len(site.sent))
             owner.gone_on.clear()
             await owner.partitions.apply(batch._replace(life=partition.life), NOTHING)
             await owner.partitions.drain()
+            assert partition.failed
             if not room.fatal:
                 await asyncio.wait_for(owner.gone_on.wait(), 20)
         assert f"{FAILURES_PER_MINUTE_MAX + 1} transactions failed within a minute, lately: refused" in str(
