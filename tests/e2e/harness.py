@@ -350,6 +350,15 @@ class Site:
                 raise LateError(f"not applied within {timeout_s:.0f} s: {behind}\n{logs}")
             time.sleep(0.05)
 
+    def has_joined(self) -> bool:
+        """Whether all logins, claims and rows on their way to users are applied."""
+        records = self.applied()
+        for name in ("identities", "merges"):
+            start = {p: record.sources[name].next_offset for p, record in records.items()}
+            if self.read(self.settings.topic(name), start):
+                return False
+        return True
+
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def environment(self, **settings: Any) -> dict[str, str]:

@@ -36,6 +36,8 @@ def judge(shop: Shop, models: Sequence[bytes]) -> Verdict:
     loaded = {model.hex: model for model in map(load, models)}
     topics = {site.settings.topic(source): source for source in SOURCES}
     decisions, offers, dead = (site.out(name) for name in ("decisions", "offers", "dead-letters"))
+    of_logins = [record for record in decisions if shop.logins.knows(record)]
+    decisions = [record for record in decisions if not shop.logins.knows(record)]
     event_at = {place: expect.oracle_event(event, place) for event, place in shop.good}
     user_at = {place: event.key for event, place in shop.good}
     by_id = {(user_at[p], e.source, e.event_id): e for p, e in event_at.items()}
@@ -73,8 +75,9 @@ def judge(shop: Shop, models: Sequence[bytes]) -> Verdict:
         for r in offers
         if offered[key := r.json["offer_id"]] > 1
     ]
-    mismatched = 0
     rows = site.rows()
+    said += (wrong_logins := shop.logins.judge(rows, of_logins))
+    mismatched = len(wrong_logins)
     try:
         past = expect.pasts(site, decisions, shop.good)
     except AssertionError as e:

@@ -5,6 +5,7 @@ from random import Random
 
 from tests.e2e import logs
 from tests.e2e.harness import Event, Site
+from tests.faults.logins import Logins
 
 SETTINGS = {
     "instance_id": "one",  # a worker that comes back gets its partitions at once
@@ -44,6 +45,7 @@ class Shop:
         self.good: list[tuple[Event, tuple[str, int, int]]] = []
         self.bad: list[tuple[str, int, int]] = []
         self.pieces = 0
+        self.logins = Logins(site, seed)
 
     def profiles(self) -> None:
         now_ms = time.time_ns() // 1_000_000

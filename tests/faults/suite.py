@@ -183,6 +183,14 @@ class Suite:
         self._stop.set()
         self._load.join(120)
         self._recover(time.monotonic(), of_fault=False)
+        self.shop.logins.again()
+        end_s = time.monotonic() + STUCK_S
+        while not self.site.has_joined():
+            for seat in self.seats:
+                seat.see_to_it()
+            if time.monotonic() > end_s:
+                self.stuck.append("logins, claims or rows on their way are not applied")
+                break
         for seat in self.seats:
             seat.stop()
 
@@ -254,6 +262,8 @@ class Suite:
                 for burst, good in bursts:
                     (self.shop.publish if good else self.shop.publish_broken)(burst)
                 self.shop.piece(15)
+                if self.shop.pieces % 3 == 0:
+                    self.shop.logins.piece()
                 self._stop.wait(0.4)
         except BaseException as e:  # noqa: BLE001 shown by the thread that injects
             self._failed.append(e)
