@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from stream import topology
 from stream.app import worker_command
 from stream.core import row
-from stream.kafka import control, partition, producer, transport
+from stream.kafka import partition, producer, transport
 from stream.kafka.commit import AtLeastOnce, ExactlyOnce, Sent
 from stream.kafka.emit import Outputs
 from stream.kafka.partition import Partition
@@ -30,6 +30,7 @@ from stream.kafka.producer import BulkProducer, TransactionalProducer
 from stream.kafka.store import Store
 from stream.kafka.table import TakeOver
 from stream.kafka.takeover import Position
+from stream.scoring import shelf
 from stream.scoring.model import Model
 from stream.settings import Settings
 from tests.e2e.harness import Site
@@ -237,7 +238,7 @@ _WHEN_TOLD: dict[str, Callable[[Crash], None]] = {
     # partitions are revoked, nothing is drained
     "rebalancing": lambda crash: crash.after(TakeOver, "on_partitions_revoked"),
     # another model is loaded, not in force
-    "swapping": lambda crash: crash.after(control, "load"),
+    "swapping": lambda crash: crash.after(shelf, "load"),
 }
 _ARM = _AT_LEAST_ONCE | _EXACTLY_ONCE | _ALWAYS | _WHEN_TOLD
 POINTS = {
