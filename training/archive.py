@@ -210,6 +210,34 @@ def _delete_leftovers(archive: Path, manifest: Manifest) -> int:
     return len(leftovers)
 
 
+def record_lines(archive: Path) -> Iterator[bytes]:
+    """The source records of an archive, each a line of JSON: `{"topic": ..., "timestamp_ms": ..., "value": {...}}`.
+
+    The value of a record that holds no JSON is null.
+
+    Raises:
+        TrainingError: as `read_manifest` and `read_records`.
+    """
+    manifest = read_manifest(archive)
+    for topic in SOURCES:
+        for partition in range(manifest.partitions):
+            for records in read_records(archive, manifest, topic, partition):
+                for record in records:
+                    value = _one_line(record.value or b"")
+                    yield b'{"topic": "%b", "timestamp_ms": %d, "value": %b}' % (
+                        topic.encode(),
+                        record.timestamp,
+                        value,
+                    )
+
+
+def _one_line(value: bytes) -> bytes:
+    try:
+        return json.dumps(json.loads(value)).encode()
+    except ValueError:
+        return b"null"
+
+
 def read_records(archive: Path, manifest: Manifest, topic: str, partition: int) -> Iterator[list[Record]]:
     """Records of one partition in the order of their offsets, a range at a time.
 

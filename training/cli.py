@@ -123,6 +123,17 @@ def ingest(archive: Path, bootstrap: str, topic_prefix: str) -> None:
     click.echo(f"{found.records} records, {found.files} files")
 
 
+@cli.command("archive-lines")
+@click.argument("archive", type=click.Path(path_type=Path, file_okay=False))
+def archive_lines(archive: Path) -> None:
+    """Print the events of an archive as lines of JSON, for `python -m stream campaigns simulate --format records`."""
+    from training.archive import record_lines
+
+    with told():
+        for line in record_lines(archive):
+            click.echo(line)
+
+
 def _train(
     console: Console,
     log: Any,  # noqa: ANN401

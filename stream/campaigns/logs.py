@@ -5,7 +5,7 @@ Both go through the decoder that workers use, so what a worker would refuse is r
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,14 +16,18 @@ from stream.core.absorb import Events, apply_order
 from stream.core.events import EVENT, SOURCES
 from stream.core.row import gather
 from stream.errors import SettingsError
+from stream.kafka.codec import SOURCE_VALUES
 from stream.kafka.decode import decode
 from stream.kafka.topics import Record, Topics
 from stream.shop.fields import Broken, Event, Reader, SourceValue
 from stream.shop.formats import FORMATS
-from stream.shop.lines import LineSource
+from stream.shop.lines import Line, LineSource
 from stream.shop.mapping import load_mapping
 
 CHUNK = 20_000
+RECORDS = "records"
+"""The format of record lines."""
+
 TOPICS = "topics"
 """Instead of a file: the broker's source topics."""
 
@@ -45,7 +49,7 @@ def read_file(path: str, format_: str, currency: str) -> Read:
 
     Args:
         path: plain or .gz; `-` is standard input.
-        format_: a name in `FORMATS`, or the path of a mapping file (.yaml).
+        format_: a name in `FORMATS`, RECORDS, or the path of a mapping file (.yaml).
         currency: of the amounts.
 
     Raises:
@@ -67,12 +71,33 @@ def read_file(path: str, format_: str, currency: str) -> Read:
         return Read(log, n_broken, refused, lines.cut)
 
 
+def read_record_lines(lines: Iterable[Line], currency: str) -> Iterator[Event | Broken]:
+    """Records as lines of JSON, `{"topic": "orders", "value": {...}}`: what `training archive-lines` prints."""
+    del currency  # values say their own
+    for number, line in lines:
+        try:
+            record = _LINE.decode(line)
+            yield Event(number, record.topic, msgspec.convert(record.value, SOURCE_VALUES[record.topic]))
+        except msgspec.MsgspecError as error:
+            yield Broken(number, "unreadable", str(error))
+
+
+class _RecordLine(msgspec.Struct):
+    topic: Literal["clickstream", "orders", "feedback", "redemptions", "customers"]
+    value: dict[str, Any]
+
+
+_LINE = msgspec.json.Decoder(_RecordLine)
+
+
 def _reader(format_: str) -> Reader:
+    if format_ == RECORDS:
+        return read_record_lines
     if format_ in FORMATS:
         return FORMATS[format_][0]
     if format_.endswith((".yaml", ".yml")):
         return load_mapping(Path(format_)).read
-    raise SettingsError(f"--format {format_}: known are {', '.join(FORMATS)}, and mapping files (*.yaml)")
+    raise SettingsError(f"--format {format_}: known are {', '.join(FORMATS)}, {RECORDS}, and mapping files (*.yaml)")
 
 
 def log_of(values: Iterable[tuple[str, SourceValue]], currency: str) -> tuple[Log, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stream.campaigns.control import Shop, compile_campaigns
-from stream.campaigns.logs import TOPICS, read_file, read_topics
+from stream.campaigns.logs import RECORDS, TOPICS, read_file, read_topics
 from stream.campaigns.options import (
     INVALID,
     currency_option,
@@ -36,7 +36,9 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--events", required=True, help=f"A recorded log (plain or .gz; - is standard input), or `{TOPICS}`: the broker's."
 )
-@click.option("--format", "format_", default="", help=f"Of the log: {', '.join(FORMATS)}, or a mapping file (*.yaml).")
+@click.option(
+    "--format", "format_", default="", help=f"Of the log: {', '.join(FORMATS)}, {RECORDS}, or a mapping file (*.yaml)."
+)
 @click.option("--model", "model_file", type=_file, help="An ONNX file: what policies score with; default none.")
 @click.option(
     "--learned", "learned_file", type=_file, help="A learned response (JSON): the profit policy, and effects."

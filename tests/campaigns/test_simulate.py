@@ -107,6 +107,22 @@ def test_a_learned_response_tells_what_is_expected(tmp_path: Path) -> None:
     assert "expected: " in result.output
 
 
+def test_lines_of_records_are_a_log_too(tmp_path: Path) -> None:
+    click = {"event_id": "1", "user_id": "u", "time_ms": 1_572_600_000_000, "kind": "cart_add"}
+    lines = [
+        json.dumps({"topic": "clickstream", "value": click}),
+        json.dumps({"topic": "clickstream", "value": click | {"kind": "cart_ad"}}),
+        json.dumps({"topic": "offers", "value": {}}),
+        json.dumps({"topic": "clickstream", "timestamp_ms": 5, "value": None}),
+        "no JSON",
+    ]
+    (tmp_path / "records.jsonl").write_text("\n".join(lines) + "\n")
+    result = run(tmp_path, "--events", str(tmp_path / "records.jsonl"), "--format", "records")
+    assert result.exit_code == 0, result.output
+    found = told(tmp_path)
+    assert (found["events"], found["broken"], found["campaigns"][0]["offers"]) == (1, 4, 1)
+
+
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     assert run(tmp_path, campaign=COUPON.replace("version: 1", "version: 0")).exit_code == 2
     (tmp_path / "learned.json").write_text('{"facts": 3}')

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from stream.campaigns.logs import read_file
 from stream.kafka.partitioner import partitions
 from training import files
 from training.archive import ARCHIVED, MANIFEST, ingest, read_manifest, read_records
@@ -77,6 +78,20 @@ def test_an_archive_reads_as_the_broker_does(shop: tuple[str, str], tmp_path: Pa
     days = {path.parent.parent.name for path in folder.rglob("*.parquet")}
     assert len(days) >= 2
     assert {path.parts[-4] for path in folder.rglob("*.parquet")} == {"topic=clickstream", "topic=orders"}
+
+
+def test_an_archive_is_a_log_to_simulate_campaigns_on(shop: tuple[str, str], tmp_path: Path) -> None:
+    bootstrap, prefix = shop
+    ingest(bootstrap, prefix, tmp_path / "archive", silent)
+    log, counts = read_archive(tmp_path / "archive", "EUR", silent)
+    printed = CliRunner().invoke(cli, ["archive-lines", str(tmp_path / "archive")])
+    assert printed.exit_code == 0, printed.output
+    (tmp_path / "records.jsonl").write_text(printed.stdout)
+    read = read_file(str(tmp_path / "records.jsonl"), "records", "EUR")
+    assert (len(read.log.events), read.broken + read.refused) == (counts.events, counts.dead)
+    assert sorted(read.log.events["event_id"]) == sorted(log.events["event_id"])
+    missing = CliRunner().invoke(cli, ["archive-lines", str(tmp_path / "nothing")])
+    assert (missing.exit_code, "nothing" in missing.output) == (1, True)
 
 
 def test_a_repeated_run_neither_loses_nor_doubles(shop: tuple[str, str], tmp_path: Path) -> None:
