@@ -58,6 +58,10 @@ Examples:
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
 @click.option("--horizon", type=Duration(), default="1h", show_default=True, help="How far ahead a purchase counts.")
 @click.option("--model", "architecture", default="lstm", show_default=True, help="Which network.")
+@click.option("--campaign", help="With --arms: whose randomised decisions say how users respond.")
+@click.option(
+    "--arms", help='Answer for each of these arms of the campaign: all of them, in order of depth, without "none".'
+)
 @click.option("--epochs", type=click.IntRange(1, 1_000), help="At most; training stops by itself when it gets worse.")
 @click.option("--quick", is_flag=True, help="A few epochs: for demonstrations.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=1, show_default=True, help="Of all that is drawn.")
@@ -74,6 +78,8 @@ def run(
     out: Path,
     horizon: int,
     architecture: str,
+    campaign: str | None,
+    arms: str | None,
     epochs: int | None,
     quick: bool,
     seed: int,
@@ -89,8 +95,9 @@ def run(
     console = Console(stderr=True)
     with told():
         best = None if champion is None else load(champion.read_bytes())
+        asked = _arms(events, format_, topic_prefix, campaign, arms)
         log = read(console, events, format_, currency, topic_prefix)
-        _train(console, log, horizon, architecture, epochs, seed, out, best, quick=quick)
+        _train(console, log, horizon, architecture, asked, epochs, seed, out, best, quick=quick)
 
 
 @cli.command(
@@ -134,11 +141,33 @@ def archive_lines(archive: Path) -> None:
             click.echo(line)
 
 
+def _arms(events: str, format_: str | None, topic_prefix: str, campaign: str | None, names: str | None) -> Any:  # noqa: ANN401
+    """The `Arms` that are asked for; None where none are.
+
+    Raises:
+        click.UsageError: half of it is missing, or a recorded log is to have decisions.
+    """
+    if (campaign is None) != (names is None):
+        raise click.UsageError("--campaign and --arms belong together")
+    if campaign is None or names is None:
+        return None
+    if format_ is not None:
+        raise click.UsageError("--arms: a recorded log has no decisions; they are in the topics, or an archive of them")
+    from training.arms import Arms
+    from training.records import Decision, read_records
+
+    listed = tuple(name.strip() for name in names.split(","))
+    if len({"none", "", *listed}) != len(listed) + 2:
+        raise click.UsageError(f'--arms {names}: different names, comma-separated, without "none"')
+    return Arms(campaign, ("none", *listed), read_records(events, topic_prefix, "decisions", Decision, needed=True))
+
+
 def _train(
     console: Console,
     log: Any,  # noqa: ANN401
     horizon_ms: int,
     architecture: str,
+    arms: Any,  # noqa: ANN401  of `_arms`
     epochs: int | None,
     seed: int,
     out: Path,
@@ -167,18 +196,25 @@ def _train(
         def on_stage(name: str) -> None:
             progress.reset(stage, description=name, total=None)
 
-        made = make(log, horizon_ms, architecture, plan, on_stage, on_epoch, champion)
+        made = make(log, horizon_ms, architecture, plan, on_stage, on_epoch, champion, arms)
     write(made, out)
     _print_metrics(console, made.metrics)
-    print_evaluation(console, made.evaluation)
+    if "depth" not in made.metrics:
+        print_evaluation(console, made.evaluation)
     click.echo(f"{out / 'model.onnx'}  {made.model.hex}")
 
 
 def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:
     table = Table("on users never seen in training", "")
-    for name in ("auc", "log_loss", "base_log_loss", "base_rate", "brier", "test_users", "test_decision_points"):
-        value = metrics[name]
-        table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else f"{value}")
+    shown = {
+        **metrics,
+        **{name: one["value"] for name, one in metrics.get("depth", {}).items() if isinstance(one, dict)},
+    }
+    for name in (*("auc", "log_loss", "base_log_loss", "base_rate", "brier"), *("mse", "base_mse", "mae", "r2")):
+        if name in shown:
+            table.add_row(name.replace("_", " "), f"{shown[name]:.4f}")
+    for name in ("test_users", "test_decision_points"):
+        table.add_row(name.replace("_", " "), f"{metrics[name]}")
     console.print(table)
     for gate in metrics["gates"]:
         if not gate["passed"]:

@@ -39,6 +39,11 @@ class Dataset(NamedTuple):
     """[N, len(FAR)]: as `label`, within each further horizon."""
     far_known: NDArray[np.bool_]
     """[N, len(FAR)]: as `known`, for each further horizon."""
+    depth: NDArray[np.float32]
+    """[N]: what the user's next order within the horizon took off, as a share of its price; NaN where there is none."""
+    shown: NDArray[np.float32]
+    """[N, A]: how much this event counts for what is said of each arm. With one arm, 1; with more see
+    `training.arms`."""
     starts: NDArray[np.int64]
     """[U + 1]: where each user's steps begin; the last is N."""
     user: NDArray[np.uint64]
@@ -73,7 +78,11 @@ def build(log: EventLog, horizon_ms: int) -> Dataset:
         span_s = int(time_ms.max() - time_ms.min()) // 1000
         text = f"the log spans {span_s} s, not more than the horizon of {horizon_ms // 1000} s: no label is known"
         raise TrainingError(text)
-    label = until_buy_ms(row, time_ms, events["kind"] == Kind.ORDER_PLACED)[:, None] <= horizons_ms
+    until_ms, order = next_order(row, time_ms, events["kind"] == Kind.ORDER_PLACED)
+    label = until_ms[:, None] <= horizons_ms
+    bought = events[order]
+    priced = label[:, 0] & (bought["price_minor"] > 0)
+    depth = bought["discount_minor"] / np.maximum(bought["price_minor"], 1)
     return Dataset(
         steps=steps[kept],
         label=label[:, 0],
@@ -81,15 +90,24 @@ def build(log: EventLog, horizon_ms: int) -> Dataset:
         time_ms=time_ms,
         far_label=label[:, 1:],
         far_known=known[:, 1:],
+        depth=np.where(priced, np.clip(depth, 0, 1), np.nan).astype(np.float32),
+        shown=np.ones((len(row), 1), np.float32),
         starts=np.r_[first, len(row)],
         user=events["user"][first],
     )
 
 
-def until_buy_ms(row: NDArray[np.int64], time_ms: NDArray[np.int64], order: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How long after each event its user's next order comes, strictly later in event time; int64 [N].
+class Next(NamedTuple):
+    """Of each event, its user's next order, strictly later in event time."""
 
-    The largest int64 where none comes.
+    until_ms: NDArray[np.int64]
+    """[N]; the largest int64 where none comes."""
+    at: NDArray[np.int64]
+    """[N], its place; the event's own where none comes."""
+
+
+def next_order(row: NDArray[np.int64], time_ms: NDArray[np.int64], order: NDArray[np.bool_]) -> Next:
+    """The next order of each event's user.
 
     Args:
         row: [N], whose event.
@@ -106,15 +124,17 @@ def until_buy_ms(row: NDArray[np.int64], time_ms: NDArray[np.int64], order: NDAr
         raise TrainingError(
             f"{int(row.max()) + 1} users over {stride_ms} ms do not fit one line of time; split the log"
         )
-    at = row * stride_ms + since_ms
-    orders = np.sort(at[order])
-    following = np.searchsorted(orders, at, side="right")
-    until_ms = np.full(len(at), _NEVER_MS)
-    found = np.flatnonzero(following < len(orders))
-    next_order = orders[following[found]]
-    mine = next_order // stride_ms == row[found]
-    until_ms[found[mine]] = (next_order - at[found])[mine]
-    return until_ms
+    line = row * stride_ms + since_ms
+    places = np.flatnonzero(order)
+    places = places[np.argsort(line[places], kind="stable")]
+    following = np.searchsorted(line[places], line, side="right")
+    found = np.flatnonzero(following < len(places))
+    later = places[following[found]]
+    mine = row[later] == row[found]
+    until_ms, at = np.full(len(line), _NEVER_MS), np.arange(len(line))
+    until_ms[found[mine]] = (line[later] - line[found])[mine]
+    at[found[mine]] = later[mine]
+    return Next(until_ms, at)
 
 
 def of_users(dataset: Dataset, chosen: NDArray[np.bool_]) -> Dataset:
@@ -133,6 +153,8 @@ def of_users(dataset: Dataset, chosen: NDArray[np.bool_]) -> Dataset:
         time_ms=dataset.time_ms[keep],
         far_label=dataset.far_label[keep],
         far_known=dataset.far_known[keep],
+        depth=dataset.depth[keep],
+        shown=dataset.shown[keep],
         starts=np.r_[0, np.cumsum(lengths[chosen])],
         user=dataset.user[chosen],
     )

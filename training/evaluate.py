@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.scoring.artefact import PURCHASE
 from stream.scoring.model import Model
 from training.dataset import Dataset, of_users
 from training.errors import TrainingError
@@ -84,7 +85,15 @@ def judge(model: Model, dataset: Dataset, kept: Beside | None, seed: int = 0) ->
         dataset: of `unseen`.
         kept: of the training users; None: yardsticks are fitted to other users of this data set.
         seed: of the yardsticks.
+
+    Raises:
+        TrainingError: the model does not say how likely a purchase is.
     """
+    if model.metadata.answers != PURCHASE:
+        text = (
+            f"the model answers with a {model.metadata.answers}, no probability of a purchase; its own figures are in "
+        )
+        raise TrainingError(text + "its metadata, which `models show FILE` prints")
     known = dataset.known
     lengths = np.diff(dataset.starts)
     yardsticks = crossed_scores(dataset, seed) if kept is None else fitted_scores(kept, dataset.steps, seed)

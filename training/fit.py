@@ -9,6 +9,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from stream.core.features import dequantise
+from stream.scoring.artefact import DEPTH, PURCHASE
 from training.calibrate import Scaling, scaling
 from training.dataset import FAR, Dataset, joined
 from training.metrics import best_f1_threshold
@@ -93,7 +94,7 @@ def fit(
             break
     first.network.trained.set_weights(weights)
     scaled, threshold = Scaling(1.0, 0.0), float("nan")
-    if valid.known.any():
+    if first.network.answers == PURCHASE and (valid.known & (valid.shown > 0).any(axis=1)).any():
         logit, label = _judged_logits(first.network, valid, valid_windows)
         scaled = scaling(logit, label, len(valid.user))
         if label.any():
@@ -102,7 +103,8 @@ def fit(
     both = _Fit(build, joined(train, valid), plan)
     for number in range(1, best.number + 1):
         both.epoch(number)
-    both.network.sequence.get_layer("head").rescale(scaled.slope, scaled.shift)
+    if scaled != Scaling(1.0, 0.0):
+        both.network.sequence.get_layer("head").rescale(scaled.slope, scaled.shift)
     return Fitted(both.network, history, best, scaled, threshold)
 
 
@@ -113,31 +115,38 @@ class _Fit:
         keras.utils.set_random_seed(plan.seed)
         self._train, self._plan = train, plan
         self._rng = np.random.default_rng(plan.seed)
-        self.network = build(standard(dequantise(train.steps)), 1, plan.dropout)
+        n_arms = train.shown.shape[1]
+        self.network = network = build(standard(dequantise(train.steps)), n_arms, plan.dropout)
         self._model = model = self.network.trained
-        _begin_at_the_base_rates(model, train)
+        _begin_at_the_base_rates(network, train)
         self._optimiser = optimiser = keras.optimizers.AdamW(
             plan.learning_rate, weight_decay=plan.weight_decay, clipnorm=1.0
         )
-        n_answers = 1 + len(FAR)
+        n_answers = n_arms + len(FAR)
         shapes = (
             tf.TensorSpec((None, None, train.steps.shape[1]), tf.float32),
             tf.TensorSpec((None, None, n_answers), tf.float32),
             tf.TensorSpec((None, None, n_answers), tf.float32),
         )
 
-        def losses(x: tf.Tensor, label: tf.Tensor, weight: tf.Tensor, *, training: bool) -> tf.Tensor:
-            """Sum of the log losses of each answer, [1 + len(FAR)]."""
-            each = keras.losses.binary_crossentropy(label[..., None], model(x, training=training)[..., None])
-            return tf.reduce_sum(weight * each, axis=(0, 1))
+        def losses(x: tf.Tensor, label: tf.Tensor, weight: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+            """(sum of what is asked for, mean of all answers): log losses; of a depth the squared error."""
+            said = model(x, training=training)
+            each = keras.losses.binary_crossentropy(label[..., None], said[..., None])
+            if network.answers == DEPTH:
+                each = tf.concat([tf.square(label - said)[..., :1], each[..., 1:]], axis=-1)
+            each = tf.reduce_sum(weight * each, axis=(0, 1))
+            asked, far = tf.reduce_sum(each[:n_arms]), tf.reduce_sum(each[n_arms:])
+            n_asked = tf.maximum(tf.reduce_sum(weight[..., :n_arms]), 1.0)
+            n_steps = tf.maximum(tf.reduce_sum(tf.cast(tf.reduce_any(weight > 0, axis=-1), tf.float32)), 1.0)
+            return asked, asked / n_asked + (0.0 if network.answers == DEPTH else far / n_steps)
 
         @tf.function(input_signature=shapes)
         def learn(x: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
-                loss = losses(x, label, weight, training=True)
-                mean = tf.reduce_sum(loss) / tf.maximum(tf.reduce_sum(weight[..., 0]), 1.0)
+                asked, mean = losses(x, label, weight, training=True)
             optimiser.apply(tape.gradient(mean, model.trainable_variables), model.trainable_variables)
-            return loss[0]
+            return asked
 
         @tf.function(input_signature=shapes)
         def judge(x: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
@@ -154,31 +163,35 @@ class _Fit:
         done = (number - 1) / self._plan.epochs
         self._optimiser.learning_rate.assign(self._plan.learning_rate * (0.02 + 0.98 * (1 + np.cos(np.pi * done)) / 2))
         windows = cut(self._train.starts, self._rng)
-        return _mean(self._learn, batches(self._train, windows, self._rng, self._plan.batch))
+        parts = batches(self._train, windows, self._rng, self._plan.batch, self.network.answers)
+        return _mean(self._learn, parts, self._train.shown.shape[1])
 
     def loss(self, dataset: Dataset, windows: Windows) -> float:
         """The mean log loss on others."""
-        return _mean(self._judge, batches(dataset, windows, np.random.default_rng(0), 4 * self._plan.batch))
+        rng = np.random.default_rng(0)
+        parts = batches(dataset, windows, rng, 4 * self._plan.batch, self.network.answers)
+        return _mean(self._judge, parts, dataset.shown.shape[1])
 
 
-def _mean(of: Callable[..., tf.Tensor], parts: Iterator[Batch]) -> float:
+def _mean(of: Callable[..., tf.Tensor], parts: Iterator[Batch], n_arms: int) -> float:
     total, n = 0.0, 0.0
     for part in parts:
         total += float(of(*part))
-        n += float(part.weight[..., 0].sum())
+        n += float(part.weight[..., :n_arms].sum())
     return total / max(n, 1.0)
 
 
-def _begin_at_the_base_rates(model: keras.Model, train: Dataset) -> None:
-    rates = [train.label[train.known].mean()]
-    rates += [
+def _begin_at_the_base_rates(network: Network, train: Dataset) -> None:
+    asked = [train.label[train.known & (shown > 0)].mean() for shown in train.shown.T]
+    if network.answers == DEPTH:
+        asked = [np.nanmean(train.depth[train.known])]
+    far = [
         label[known].mean() if known.any() else 0.5
         for label, known in zip(train.far_label.T, train.far_known.T, strict=True)
     ]
-    odds = np.clip(rates, 1e-4, 1 - 1e-4)
-    bias = np.log(odds / (1 - odds))
-    model.get_layer("head").begin_at(float(bias[0]))
-    model.get_layer("far").bias.assign(bias[1:])
+    odds = np.clip(far, 1e-4, 1 - 1e-4)
+    network.sequence.get_layer("head").begin_at(np.clip(asked, 1e-4, 1 - 1e-4).tolist())
+    network.trained.get_layer("far").bias.assign(np.log(odds / (1 - odds)))
 
 
 def _threshold(label: NDArray[np.bool_], logit: NDArray[np.float64], scaled: Scaling) -> float:
@@ -189,8 +202,9 @@ def _judged_logits(network: Network, valid: Dataset, windows: Windows) -> tuple[
     """What the network says of every decision point, before the sigmoid, and what came of it."""
     scores, labels = [], []
     for part in batches(valid, windows, np.random.default_rng(0), 256):
-        judged = part.weight[..., 0] > 0
-        scores.append(network.sequence(part.x, training=False).numpy()[..., 0][judged].astype(np.float64))
-        labels.append(part.label[..., 0][judged] > 0)
+        n_arms = valid.shown.shape[1]
+        judged = part.weight[..., :n_arms] > 0
+        scores.append(network.sequence(part.x, training=False).numpy()[judged].astype(np.float64))
+        labels.append(part.label[..., :n_arms][judged] > 0)
     score = np.clip(np.concatenate(scores), 1e-7, 1 - 1e-7)
     return np.log(score / (1 - score)), np.concatenate(labels)

@@ -35,6 +35,7 @@ class Decision(msgspec.Struct, frozen=True):
     campaign_id: Id | None
     score: Share | None
     step: str
+    row_seq: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -121,7 +122,7 @@ def read_records(source: str, prefix: str, topic: str, of: type[R], *, needed: b
     in what workers write, it is an error.
 
     Args:
-        source: a broker (host:port), or a folder of files `<topic>.jsonl` or `<topic>.jsonl.gz`.
+        source: a broker (host:port), an archive, or a folder of files `<topic>.jsonl` or `<topic>.jsonl.gz`.
         prefix: before the topic's name on the broker.
         topic: its name.
         of: what its records are.
@@ -133,7 +134,12 @@ def read_records(source: str, prefix: str, topic: str, of: type[R], *, needed: b
     """
     folder = Path(source)
     if folder.is_dir():
-        values: Iterable[tuple[str, bytes]] = _of_folder(folder, topic, needed=needed)
+        from training.archive import is_archive  # noqa: PLC0415  pyarrow takes its time, and only folders need it
+
+        archived = is_archive(folder)
+        values: Iterable[tuple[str, bytes]] = (
+            _of_archive(folder, topic) if archived else _of_folder(folder, topic, needed=needed)
+        )
     elif ":" in source and not folder.exists():
         values = _of_broker(source, prefix + topic)
     else:
@@ -173,6 +179,17 @@ def _of_folder(folder: Path, topic: str, *, needed: bool) -> Iterator[tuple[str,
                 yield f"{lines.name}, line {number}", line
         if lines.cut:
             raise TrainingError(lines.cut)
+
+
+def _of_archive(folder: Path, topic: str) -> Iterator[tuple[str, bytes]]:
+    from training import archive  # noqa: PLC0415  as above
+
+    manifest = archive.read_manifest(folder)
+    for partition in range(len(manifest.end.get(topic, []))):
+        for records in archive.read_records(folder, manifest, topic, partition):
+            for record in records:
+                if record.value is not None:
+                    yield f"{topic}, partition {record.partition}, offset {record.offset}", record.value
 
 
 def _of_broker(bootstrap: str, topic: str) -> Iterator[tuple[str, bytes]]:

@@ -15,17 +15,20 @@ from stream.core.row import N_FEATURES
 from stream.scoring.artefact import Metadata, features_hash
 from stream.scoring.drift import reference
 from stream.scoring.model import Model, load
+from training.arms import Arms, answered, by_arm, require_arms, with_arms
 from training.artefact import golden_examples, with_metadata
-from training.dataset import Dataset, build, joined, split_by_user
+from training.dataset import Dataset, Split, build, joined, split_by_user
+from training.depth import depth_figures, depths_known, require_depths
+from training.errors import TrainingError
 from training.evaluate import evaluation, judge
 from training.export import export, parity
 from training.files import write_json, write_whole
 from training.fit import Epoch, Fitted, Plan, fit
-from training.gates import against, gates, gates_said
+from training.gates import Gate, against, gates, gates_said, of_export
 from training.log import EventLog
 from training.metrics import Parity, calibration, quality
 from training.models.network import Network
-from training.models.registry import BUILDERS
+from training.models.registry import BUILDERS, DEPTH_BUILDERS
 from training.serve import agreement, carried
 from training.windows import Windows, fill
 from training.yardsticks import Beside, beside, beside_bytes
@@ -54,6 +57,7 @@ def make(
     on_stage: Callable[[str], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     champion: Model | None = None,
+    arms: Arms | None = None,
 ) -> Made:
     """Train on a log and make the file.
 
@@ -71,6 +75,7 @@ def make(
         on_stage: told what begins.
         on_epoch: told after each epoch.
         champion: in force, to be compared with on the users that the figures are taken from; None: there is none.
+        arms: to answer for; None: a purchase without an offer only.
 
     Raises:
         TrainingError: the log is not enough to learn from.
@@ -80,7 +85,16 @@ def make(
     # 1.
     on_stage("absorbing")
     dataset = build(log, horizon_ms)
+    if arms is not None:
+        dataset = with_arms(dataset, arms)
     split = split_by_user(dataset)
+    if arms is not None:
+        require_arms(split.train, arms.names)
+    asks_depth = architecture in DEPTH_BUILDERS
+    if asks_depth:
+        if arms is not None:
+            raise TrainingError(f"{architecture} answers with a depth, not for each arm")
+        require_depths(split.train, split.test)
     # 2.
     on_stage("fitting")
     fitted = fit(BUILDERS[architecture], split.train, split.valid, plan, on_epoch)
@@ -95,7 +109,7 @@ def make(
     metadata = Metadata(
         kind=network.kind,
         architecture=architecture,
-        arms=ARMS,
+        arms=ARMS if arms is None else arms.names,
         horizon_ms=horizon_ms,
         state=network.state,
         golden=golden_examples(bare, drawn[:N_GOLDEN, :T_GOLDEN], network.state),
@@ -110,51 +124,81 @@ def make(
         commit=_commit(),
         features=tuple(feature.name for feature in FEATURES),
         features_hash=features_hash(),
+        answers=network.answers,
     )
     untold = with_metadata(bare, metadata)
-    expected_rate = float(split.train.label[split.train.known].mean())
     first = load(untold)
     scores = carried(first, split.test)
-    metrics = _metrics(first, split.test, scores, expected_rate, same, len(untold), fitted, champion)
+    of = _Tried(first, split, scores, same, len(untold), fitted)
+    metrics = _depth_metrics(of) if asks_depth else _metrics(of, champion)
     metrics |= {"train_users": len(split.train.user) + len(split.valid.user), "seed": plan.seed}
     seen = {**metadata.data, "reference": reference(joined(split.train, split.valid).steps, scores[:, 0])}
     data = with_metadata(bare, dataclasses.replace(metadata, metrics=metrics, data=seen))
     model = load(data)
     kept = beside(joined(split.train, split.valid), model.hex, plan.seed)
-    found = evaluation(model, judge(model, split.test, kept), kept)
+    found = metrics["depth"] if asks_depth else evaluation(model, judge(model, split.test, kept), kept)
     metrics |= {"wall_s": round(time.monotonic() - started_s, 1)}
     return Made(data, model, metrics, found, kept)
 
 
-def _metrics(
-    model: Model,
-    test: Dataset,
-    scores: NDArray[np.float32],
-    expected_rate: float,
-    same: Parity,
-    size_bytes: int,
-    fitted: Fitted,
-    champion: Model | None,
-) -> dict[str, Any]:
-    """What the metadata say of quality: on test users, scored as a worker scores them."""
-    judged = quality(test.label[test.known], scores[test.known, 0], expected_rate)
-    calibrated = calibration(test.label[test.known], scores[test.known, 0])
-    agreed = agreement(model, test, scores)
-    compared = None if champion is None else against(model, champion, test)
+class _Tried(NamedTuple):
+    """A model before its figures are known."""
+
+    model: Model
+    split: Split
+    scores: NDArray[np.float32]
+    """[N, A], of the test users, scored as a worker scores them."""
+    same: Parity
+    size_bytes: int
+    fitted: Fitted
+
+
+def _metrics(of: _Tried, champion: Model | None) -> dict[str, Any]:
+    """What the metadata say of quality: on test users."""
+    test, metadata = of.split.test, of.model.metadata
+    label, score = answered(test, of.scores)
+    expected_rate = float(answered(of.split.train, of.split.train.shown)[0].mean())
+    judged, calibrated = quality(label, score, expected_rate), calibration(label, score)
+    arms = {} if len(metadata.arms) == 1 else {"arms": by_arm(test, of.scores, metadata.arms)}
+    compared = None if champion is None else against(of.model, champion, test)
     return {
         **judged._asdict(),
+        **arms,
         "test_users": len(test.user),
-        "test_decision_points": int(test.known.sum()),
+        "test_decision_points": len(label),
+        **_of_any(of),
+        "against": None if compared is None else compared.said(),
+        "gates": gates_said(gates(of.same, of.size_bytes, judged, calibrated, metadata.features, compared)),
+    }
+
+
+def _depth_metrics(of: _Tried) -> dict[str, Any]:
+    """The same of a model that answers with a depth."""
+    train, test = of.split.train, of.split.test
+    found = depth_figures(test, of.scores[:, 0], float(train.depth[depths_known(train)].mean()))
+    better = Gate("mse_below_base", found["mse"]["value"], found["base_mse"]["value"])
+    return {
+        "depth": found,
+        "test_users": found["users"],
+        "test_decision_points": found["events"],
+        **_of_any(of),
+        "gates": gates_said([*of_export(of.same, of.size_bytes, of.model.metadata.features), better]),
+    }
+
+
+def _of_any(of: _Tried) -> dict[str, Any]:
+    """What is said of a model whatever it answers."""
+    fitted, test = of.fitted, of.split.test
+    agreed = agreement(of.model, test, of.scores)
+    return {
         "carried_against_rebuilt": None if agreed is None else agreed._asdict(),
-        "rounding": rounding(fitted.network, test, scores),
+        "rounding": rounding(fitted.network, test, of.scores),
         "epochs": len(fitted.history),
         "best_epoch": fitted.best.number,
         "train_log_loss": fitted.best.loss,
         "valid_log_loss": fitted.best.valid_loss,
         "scaling": fitted.scaling._asdict(),
         "threshold": None if np.isnan(fitted.threshold) else fitted.threshold,
-        "against": None if compared is None else compared.said(),
-        "gates": gates_said(gates(same, size_bytes, judged, calibrated, model.metadata.features, compared)),
     }
 
 

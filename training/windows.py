@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stream.core.features import dequantise
 from stream.core.row import N_FEATURES, N_STEPS
+from stream.scoring.artefact import DEPTH, PURCHASE
 from training.dataset import Dataset
 
 BURN_IN = N_STEPS - 1
@@ -35,9 +36,9 @@ class Batch(NamedTuple):
     x: NDArray[np.float32]
     """[B, T, F], dequantised."""
     label: NDArray[np.float32]
-    """[B, T, 1 + len(FAR)], the horizon asked for first."""
+    """[B, T, A + len(FAR)], the horizon asked for first, for each arm."""
     weight: NDArray[np.float32]
-    """[B, T, 1 + len(FAR)]: 1 where an answer is judged, else 0."""
+    """[B, T, A + len(FAR)]: above 0 where an answer is judged."""
 
 
 def cut(starts: NDArray[np.int64], rng: np.random.Generator) -> Windows:
@@ -58,7 +59,9 @@ def cut(starts: NDArray[np.int64], rng: np.random.Generator) -> Windows:
     return Windows(np.maximum(judged - BURN_IN, start), judged, end)
 
 
-def batches(dataset: Dataset, windows: Windows, rng: np.random.Generator, size: int) -> Iterator[Batch]:
+def batches(
+    dataset: Dataset, windows: Windows, rng: np.random.Generator, size: int, answers: str = PURCHASE
+) -> Iterator[Batch]:
     """All windows once, in drawn order, windows of like lengths together."""
     lengths = -(-(windows.end - windows.begin) // _GRAIN) * _GRAIN
     order = rng.permutation(len(lengths))
@@ -66,21 +69,26 @@ def batches(dataset: Dataset, windows: Windows, rng: np.random.Generator, size: 
     cuts = [order[start : start + size] for start in range(0, len(order), size)]
     for at in rng.permutation(len(cuts)).tolist():
         chosen = cuts[at]
-        yield fill(dataset, Windows(*(places[chosen] for places in windows)), int(lengths[chosen].max()))
+        yield fill(dataset, Windows(*(places[chosen] for places in windows)), int(lengths[chosen].max()), answers)
 
 
-def fill(dataset: Dataset, windows: Windows, length: int) -> Batch:
-    """Windows as arrays of `length` steps."""
+def fill(dataset: Dataset, windows: Windows, length: int, answers: str = PURCHASE) -> Batch:
+    """Windows as arrays of `length` steps, with what a network that `answers` so must say."""
     n = len(windows.begin)
     places = windows.begin[:, None] + np.arange(length)
     inside = places < windows.end[:, None]
     places = np.where(inside, places, 0)
     steps = np.where(inside[..., None], dataset.steps[places], np.uint8(0)).reshape(n, length, N_FEATURES)
     judged = inside & (places >= windows.judged[:, None])
-    label = np.concatenate([dataset.label[places][..., None], dataset.far_label[places]], axis=-1)
-    known = np.concatenate([dataset.known[places][..., None], dataset.far_known[places]], axis=-1)
+    shown = dataset.shown[places] * dataset.known[places][..., None]
+    label = np.broadcast_to(dataset.label[places][..., None], shown.shape).astype(np.float32)
+    if answers == DEPTH:
+        depth = dataset.depth[places][..., None]
+        label, shown = np.nan_to_num(depth), shown * ~np.isnan(depth)
+    label = np.concatenate([label, dataset.far_label[places]], axis=-1)
+    weight = np.concatenate([shown, dataset.far_known[places]], axis=-1)
     return Batch(
         dequantise(steps),
-        (label & inside[..., None]).astype(np.float32),
-        (known & judged[..., None]).astype(np.float32),
+        np.where(inside[..., None], label, 0).astype(np.float32),
+        np.where(judged[..., None], weight, 0).astype(np.float32),
     )

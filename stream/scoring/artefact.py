@@ -35,6 +35,12 @@ KIND_WINDOW = "window"
 
 KINDS = (KIND_RECURRENT, KIND_WINDOW)
 
+PURCHASE = "purchase"
+"""The score is P(purchase within the horizon), for each arm."""
+
+DEPTH = "depth"
+"""The score is the share of the price that must be taken off for the user to buy: for the linear policy."""
+
 MODEL_BYTES_MAX = 64 << 20
 """A worker holds the file, and the network made from it, for each model in force."""
 
@@ -121,6 +127,8 @@ class Metadata:
     commit: str
     features: tuple[str, ...]
     features_hash: str
+    answers: str = PURCHASE
+    """What the score is: PURCHASE or DEPTH."""
 
     @property
     def n_state(self) -> int:
@@ -143,6 +151,7 @@ def metadata_json(metadata: Metadata) -> str:
             "architecture": metadata.architecture,
             "features": list(metadata.features),
             "features_hash": metadata.features_hash,
+            "answers": metadata.answers,
             "arms": list(metadata.arms),
             "horizon_ms": metadata.horizon_ms,
             "state": [list(part) for part in metadata.state],
@@ -183,6 +192,7 @@ def parse_metadata(text: str | None) -> Metadata:
             commit=str(said["commit"]),
             features=tuple(str(name) for name in said["features"]),
             features_hash=str(said["features_hash"]),
+            answers=str(said.get("answers", PURCHASE)),  # files made before there was more than one answer
         )
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, MemoryError) as error:
         raise _invalid(f"{type(error).__name__}: {error}") from error
@@ -198,6 +208,8 @@ def _check(metadata: Metadata) -> None:
     arms = metadata.arms
     if not 1 <= len(arms) <= ARMS_MAX or arms[0] != "none" or len(set(arms)) != len(arms):
         raise _invalid(f'arms {list(arms)}: 1 to {ARMS_MAX} different names, the first of them "none"')
+    if metadata.answers not in {PURCHASE, DEPTH} or (metadata.answers == DEPTH and len(arms) > 1):
+        raise _invalid(f"answers {metadata.answers!r} for {len(arms)} arms: {PURCHASE!r}, or {DEPTH!r} for one arm")
     if metadata.horizon_ms <= 0:
         raise _invalid(f"horizon_ms {metadata.horizon_ms}: must be positive")
     names = [name for name, _ in metadata.state]

@@ -157,6 +157,12 @@ BAD = {
     "golden examples with a garbled header": (edit_metadata(golden_garbled), Refusal.METADATA_INVALID, "header"),
     "cut golden examples": (edit_metadata(golden_cut), Refusal.METADATA_INVALID, ""),
     "not an object": (edit_metadata(lambda m: m.update(golden=None)), Refusal.METADATA_INVALID, ""),
+    "an unknown answer": (edit_metadata(lambda m: m.update(answers="luck")), Refusal.METADATA_INVALID, "luck"),
+    "a depth for each arm": (
+        edit_metadata(lambda m: m.update(answers="depth", arms=["none", "ten"])),
+        Refusal.METADATA_INVALID,
+        "for one arm",
+    ),
     "an unknown kind": (edit_metadata(lambda m: m.update(kind="ensemble")), Refusal.KIND_UNKNOWN, "ensemble"),
     "a window with a state": (edit_metadata(lambda m: m.update(kind="window")), Refusal.METADATA_INVALID, "has none"),
     "a step that says it is a window": (

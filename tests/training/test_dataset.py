@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stream.core.events import N_KINDS_WINDOWED, Kind
 from stream.core.fold import fold
 from stream.core.row import new_rows
-from training.dataset import FAR, Dataset, build, split_by_user, until_buy_ms
+from training.dataset import FAR, Dataset, build, next_order, split_by_user
 from training.errors import TrainingError
 from training.log import EventLog
 
@@ -34,14 +34,14 @@ def test_labels_are_what_a_loop_over_the_whole_log_finds(said: list[tuple[int, i
         )
         for user, second, _ in said
     ]
-    assert (until_buy_ms(row, time_ms, order) <= horizon_s * 1000).tolist() == expected
+    assert (next_order(row, time_ms, order).until_ms <= horizon_s * 1000).tolist() == expected
 
 
 def test_too_many_users_for_one_line_of_time_are_refused() -> None:
     row = np.array([0, 2**40])
     time_ms = np.array([1_000_000_000_000, 1_700_000_000_000])
     with pytest.raises(TrainingError, match="split the log"):
-        until_buy_ms(row, time_ms, np.array([False, True]))
+        next_order(row, time_ms, np.array([False, True]))
 
 
 def test_labels_use_every_order_and_steps_only_what_a_user_did(make: MakeLog) -> None:
@@ -157,7 +157,8 @@ def test_sides_have_their_share() -> None:
     label = np.arange(n) % 3 == 0
     far = np.zeros((n, len(FAR)), bool)
     steps = np.zeros((n, 16), np.uint8)
-    everything = Dataset(steps, label, np.ones(n, bool), np.arange(n), far, far, np.arange(n + 1), user)
+    depth, shown = np.full(n, np.nan, np.float32), np.ones((n, 1), np.float32)
+    everything = Dataset(steps, label, np.ones(n, bool), np.arange(n), far, far, depth, shown, np.arange(n + 1), user)
     train, valid, test = (len(part.user) / n for part in split_by_user(everything))
     assert (train, valid, test) == pytest.approx((0.7, 0.1, 0.2), abs=0.015)
 
@@ -177,3 +178,26 @@ def test_logs_that_teach_nothing_are_refused(log: EventLog) -> None:
     one_user = build(EventLog(log.users, log.row[alone], log.events[alone]), HOUR_MS)
     with pytest.raises(TrainingError, match=r"of 1 users, the \w+ part has 0"):
         split_by_user(one_user)
+
+
+def test_depth_is_what_the_next_order_took_off(log: EventLog) -> None:
+    """By hand: each event's next order of the same user within the hour, its discount by its price."""
+    rng = np.random.default_rng(4)
+    events = log.events.copy()
+    orders = events["kind"] == Kind.ORDER_PLACED
+    events["discount_minor"] = np.where(orders, events["price_minor"] * rng.integers(0, 5, len(events)) // 10, 0)
+    events["price_minor"][orders & (rng.random(len(events)) < 0.2)] = 0
+    dataset = build(EventLog(log.users, log.row, events), HOUR_MS)
+    found = iter(dataset.depth.tolist())
+    n_known = 0
+    for user in range(len(log.users)):
+        own = events[log.row == user]
+        for event in own:
+            later = own[(own["kind"] == Kind.ORDER_PLACED) & (own["time_ms"] > event["time_ms"])]
+            said = next(found)
+            if not len(later) or later[0]["time_ms"] > event["time_ms"] + HOUR_MS or not later[0]["price_minor"]:
+                assert np.isnan(said)
+            else:
+                n_known += 1
+                assert said == pytest.approx(later[0]["discount_minor"] / later[0]["price_minor"], abs=1e-6)
+    assert n_known > 300

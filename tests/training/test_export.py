@@ -16,7 +16,7 @@ from training.export import export, parity
 from training.fit import Fitted
 from training.models.head import Head
 from training.models.network import Network
-from training.models.registry import BUILDERS
+from training.models.registry import BUILDERS, DEPTH_BUILDERS
 from training.prepare import standard
 
 
@@ -50,15 +50,21 @@ def test_tensorflow_and_onnx_agree(fitted: Fitted, bare: bytes) -> None:
 def test_every_network_is_its_export_and_fit_for_a_worker(architecture: str, split: Split) -> None:
     """Weights as drawn, a head that says something, three arms: the same gate as for a trained one."""
     keras.utils.set_random_seed(3)
-    network = BUILDERS[architecture](standard(dequantise(split.train.steps)), 3, 0.3)
-    network.sequence.get_layer("head").rescale(0.5, 0.0)
+    n_arms = 1 if architecture in DEPTH_BUILDERS else 3
+    network = BUILDERS[architecture](standard(dequantise(split.train.steps)), n_arms, 0.3)
+    head = network.sequence.get_layer("head")
+    if architecture in DEPTH_BUILDERS:  # begins with the mean depth and nothing else
+        kernel, _ = head.get_weights()
+        head.set_weights([np.random.default_rng(6).normal(0, 0.02, kernel.shape), [0.4]])
+    else:
+        head.rescale(0.5, 0.0)
     bare = export(network)
     found = parity(network, bare, histories(4, 20, 70))
     assert 0 <= found.one_step <= 1e-5
     assert 0 <= found.sequence <= 1e-5
     steps = histories(5, 8, 2 * N_STEPS)
     scores = run_sequence(open_session(bare), dequantise(steps), network.state)
-    assert scores.shape == (8, 2 * N_STEPS, 3)
+    assert scores.shape == (8, 2 * N_STEPS, n_arms)
     assert scores.std(axis=(0, 1)).min() > 1e-2
     assert (np.diff(scores, axis=2) >= 0).all()
     # `load` runs the golden examples and compares the bits at batch sizes of 1, 2, 7, 64 and 1,000.
@@ -75,7 +81,8 @@ def said_of(architecture: str, network: Network, bare: bytes, steps: np.ndarray)
     return Metadata(
         kind=network.kind,
         architecture=architecture,
-        arms=("none", "ten", "twenty"),
+        arms=("none", "ten", "twenty") if architecture not in DEPTH_BUILDERS else ("none",),
+        answers=network.answers,
         horizon_ms=3_600_000,
         state=network.state,
         golden=golden_examples(bare, steps, network.state),
@@ -99,6 +106,16 @@ def test_deeper_arms_are_never_less_likely_whatever_was_learnt(slope: float) -> 
             weight.assign(rng.normal(0, 10, weight.shape))
         head.rescale(slope, 0.5)
         assert (np.diff(head(seen).numpy(), axis=1) >= 0).all()
+
+
+def test_a_head_begins_with_the_rate_of_each_arm() -> None:
+    head = Head(4)
+    nothing = np.zeros((1, 7), np.float32)
+    head(nothing)
+    head.begin_at([0.1, 0.3, 0.25, 0.6])
+    found = head(nothing).numpy()[0]
+    assert found[[0, 1, 3]] == pytest.approx([0.1, 0.3, 0.62], abs=0.01)  # the third is worse than the second
+    assert 0.3 < found[2] < 0.33
 
 
 def test_a_head_of_one_arm_is_logistic() -> None:

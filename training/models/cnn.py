@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from training.models.head import Head
 from training.models.network import Network, windowed
 from training.prepare import Standard
 
@@ -32,4 +33,4 @@ class Convolutions(keras.layers.Layer):
 
 def build(standard: Standard, n_arms: int, dropout: float) -> Network:
     """See `training.models.network.windowed`."""
-    return windowed("cnn", Convolutions(), standard, n_arms, dropout)
+    return windowed("cnn", Convolutions(), standard, Head(n_arms), dropout)

@@ -1,9 +1,16 @@
-"""The last layer of every network: a score for every arm, never lower for a deeper one."""
+"""The last layer of every network: a score for every arm, never lower for a deeper one; or a depth."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from stream.scoring.artefact import DEPTH, PURCHASE
+
+GAIN_BEGIN_MIN = 0.1
+"""Least gain of an arm, in logits, that training begins with; below it there is little to learn by."""
 
 
 class Head(keras.layers.Layer):
@@ -15,6 +22,8 @@ class Head(keras.layers.Layer):
     arXiv:2112.11687, 2021), close to a softplus; the runtime's softplus gives other bits to the last rows of a batch.
     With one arm this is a dense layer with a sigmoid.
     """
+
+    answers: ClassVar[str] = PURCHASE
 
     def __init__(self, n_arms: int) -> None:
         super().__init__(name="head")
@@ -41,9 +50,16 @@ class Head(keras.layers.Layer):
                 scores.append(tf.maximum(scores[-1], tf.sigmoid(logit)))
         return tf.concat(scores, axis=-1)
 
-    def begin_at(self, odds: float) -> None:
-        """Let it say these log odds of a purchase without an offer where it sees nothing."""
-        self._first.bias.assign([odds])
+    def begin_at(self, rates: Sequence[float]) -> None:
+        """Let it say this of each arm where it sees nothing; one that did less than the one before begins close to it.
+
+        So training, which may see few decisions, need not begin by finding the means.
+        """
+        logits = np.log(np.array(rates) / (1 - np.array(rates)))
+        self._first.bias.assign(logits[:1])
+        if self._more is not None:
+            gains = np.maximum(np.diff(np.maximum.accumulate(logits)), GAIN_BEGIN_MIN)
+            self._more.bias.assign(gains - 1 / gains)  # what the squareplus makes these gains of
 
     def rescale(self, slope: float, shift: float) -> None:
         """Every logit times `slope` plus `shift`; the slope is above 0, so arms keep their order."""
@@ -51,3 +67,22 @@ class Head(keras.layers.Layer):
         self._first.set_weights([kernel * slope, bias * slope + shift])
         if self._more is not None:
             self._slope.assign(self._slope * slope)
+
+
+class Depth(keras.layers.Layer):
+    """The depth at which a user buys: linear, cut to [0, 1] where it is served; float32 [..., D] to [..., 1]."""
+
+    answers: ClassVar[str] = DEPTH
+
+    def __init__(self) -> None:
+        super().__init__(name="head")
+        self._dense = keras.layers.Dense(1, kernel_initializer="zeros")
+
+    def call(self, seen: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The layer itself."""
+        depth = self._dense(seen)
+        return depth if training else tf.clip_by_value(depth, 0.0, 1.0)
+
+    def begin_at(self, rates: Sequence[float]) -> None:
+        """Let it say this one where it sees nothing."""
+        self._dense.bias.assign(rates)

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from stream.core.row import N_STEPS
+from training.models.head import Head
 from training.models.network import Network, windowed
 from training.prepare import Standard
 
@@ -22,4 +23,4 @@ class Mean(keras.layers.Layer):
 
 def build(standard: Standard, n_arms: int, dropout: float) -> Network:
     """See `training.models.network.windowed`."""
-    return windowed("logistic", Mean(), standard, n_arms, dropout)
+    return windowed("logistic", Mean(), standard, Head(n_arms), dropout)

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from stream.core.row import N_FEATURES, N_STEPS
-from stream.scoring.artefact import KIND_RECURRENT, KIND_WINDOW
+from stream.scoring.artefact import KIND_RECURRENT, KIND_WINDOW, PURCHASE
 from stream.scoring.session import State
 from training.dataset import FAR
 from training.models.head import Head
@@ -28,6 +28,8 @@ class Network(NamedTuple):
     [B, 1]) to (score [B, A],), of which the last `held` steps are there."""
     state: State
     """Names and widths of the state, in the order in which `served` takes and gives it; empty: of the window kind."""
+    answers: str = PURCHASE
+    """What the score is, as in the metadata."""
 
     @property
     def kind(self) -> str:
@@ -58,7 +60,7 @@ def recurrent(architecture: str, cell: Cell, standard: Standard, n_arms: int, dr
         n_arms: columns of the score.
         dropout: share of the cell's inputs and of the head's that training leaves out.
     """
-    parts = _Parts(standard, n_arms, dropout)
+    parts = _Parts(standard, Head(n_arms), dropout)
     sequence, trained = parts.models(architecture, cell.layer)
 
     def served(x: Any, *state: Any) -> tuple[Any, ...]:  # noqa: ANN401  tensors
@@ -76,7 +78,7 @@ Looks back, never ahead, at N_STEPS steps at most, the newest included, and not 
 """
 
 
-def windowed(architecture: str, body: Body, standard: Standard, n_arms: int, dropout: float) -> Network:
+def windowed(architecture: str, body: Body, standard: Standard, head: Any, dropout: float) -> Network:  # noqa: ANN401
     """A body between the last prepared steps and the head, which sees the newest prepared step as well.
 
     Over a whole history the body looks back at every step as it does at the end of a window, so training costs no more
@@ -86,10 +88,10 @@ def windowed(architecture: str, body: Body, standard: Standard, n_arms: int, dro
         architecture: its name.
         body: see `Body`.
         standard: of the training steps.
-        n_arms: columns of the score.
+        head: a layer like `training.models.head.Head`, which says what is asked.
         dropout: share of the body's inputs and of the head's that training leaves out.
     """
-    parts = _Parts(standard, n_arms, dropout)
+    parts = _Parts(standard, head, dropout)
     sequence, trained = parts.models(architecture, lambda z: body(z, keras.ops.ones_like(z[..., :1]), last=False))
 
     def served(x: Any, held: Any) -> tuple[Any, ...]:  # noqa: ANN401  tensors
@@ -97,16 +99,16 @@ def windowed(architecture: str, body: Body, standard: Standard, n_arms: int, dro
         z = parts.prepared(x)
         return (parts.head(parts.join([body(z, there, last=True)[:, 0], z[:, -1]])),)
 
-    return Network(architecture, sequence, trained, served, ())
+    return Network(architecture, sequence, trained, served, (), head.answers)
 
 
 class _Parts:
     """What every network has before and after its own layer."""
 
-    def __init__(self, standard: Standard, n_arms: int, dropout: float) -> None:
+    def __init__(self, standard: Standard, head: Any, dropout: float) -> None:  # noqa: ANN401  a layer
         self.prepared = Prepared(standard)
         self.join = keras.layers.Concatenate()
-        self.head = Head(n_arms)
+        self.head = head
         self._drop_in, self._drop_out = keras.layers.Dropout(dropout), keras.layers.Dropout(dropout)
         self._far = keras.layers.Dense(len(FAR), activation="sigmoid", name="far")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from training.models import cnn, gru, logistic, lstm, rnn, transformer
+from training.models import cnn, gru, linear, logistic, lstm, rnn, transformer
 from training.models.network import Network
 from training.prepare import Standard
 
@@ -16,5 +16,8 @@ BUILDERS: dict[str, Builder] = {
     "cnn": cnn.build,
     "transformer": transformer.build,
     "logistic": logistic.build,
+    "linear": linear.build,
 }
+DEPTH_BUILDERS = frozenset({"linear"})
+"""Those that answer with a depth."""
 DEFAULT = "lstm"

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from stream.core.row import N_STEPS
+from training.models.head import Head
 from training.models.network import Network, windowed
 from training.prepare import Standard
 
@@ -57,4 +58,4 @@ class Attention(keras.layers.Layer):
 
 def build(standard: Standard, n_arms: int, dropout: float) -> Network:
     """See `training.models.network.windowed`."""
-    return windowed("transformer", Attention(), standard, n_arms, dropout)
+    return windowed("transformer", Attention(), standard, Head(n_arms), dropout)
