@@ -90,9 +90,7 @@ def judge(model: Model, dataset: Dataset, kept: Beside | None, seed: int = 0) ->
         TrainingError: the model does not say how likely a purchase is.
     """
     if model.metadata.answers != PURCHASE:
-        text = (
-            f"the model answers with a {model.metadata.answers}, no probability of a purchase; its own figures are in "
-        )
+        text = f"the model answers with a {model.metadata.answers}, no probability of a purchase; its figures are in "
         raise TrainingError(text + "its metadata, which `models show FILE` prints")
     known = dataset.known
     lengths = np.diff(dataset.starts)

@@ -55,7 +55,7 @@ def test_every_network_is_its_export_and_fit_for_a_worker(architecture: str, spl
     head = network.sequence.get_layer("head")
     if architecture in DEPTH_BUILDERS:  # begins with the mean depth and nothing else
         kernel, _ = head.get_weights()
-        head.set_weights([np.random.default_rng(6).normal(0, 0.02, kernel.shape), [0.4]])
+        head.set_weights([np.random.default_rng(6).normal(0, 0.02, kernel.shape), np.array([0.4])])
     else:
         head.rescale(0.5, 0.0)
     bare = export(network)
