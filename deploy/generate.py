@@ -147,6 +147,12 @@ PANELS: list[tuple[str, str, list[tuple[str, str]], str]] = [
         ],
         "Should stay under 20 ms.",
     ),
+    (
+        "Offers that do not fit",
+        "short",
+        [(selected("offerstream_offers_odd", "what"), "{{what}}")],
+        "Redemptions of offers that nobody knows, orders whose discount is another one, minor units beyond a promise.",
+    ),
     ("Rows", "short", [(selected("offerstream_rows", "where"), "{{where}}")], "In memory, and in RocksDB."),
     ("Packed row", "bytes", [(selected("offerstream_row_bytes", "pod", "avg"), "{{pod}}")], ""),
     (

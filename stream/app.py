@@ -18,6 +18,7 @@ import faust
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
+from stream.core.budget import ODD
 from stream.errors import OfferstreamError, SetupError
 from stream.health import AdminServer, Progress, admin_app
 from stream.kafka.cluster import admin_client, look
@@ -222,6 +223,9 @@ async def _sample(partitions: Partitions, lag: Lag, metrics: Metrics) -> None:
             metrics.lag_events.labels(tp.topic, str(tp.partition)).set(n)
         metrics.rows["stored"].set(partitions.rows_stored())
         metrics.rows["hot"].set(partitions.rows_hot())
+        odd = partitions.odd()
+        for what in ODD:
+            metrics.odd.labels(what).set(odd.get(what, 0))
         await asyncio.sleep(SAMPLE_INTERVAL_S)
 
 

@@ -155,6 +155,12 @@ class Metrics:
         )
         self.rows_gauge = Gauge("offerstream_rows", "User rows, by where they are", ("where",), registry=registry)
         self.rows = MappingProxyType({where: self.rows_gauge.labels(where) for where in ROWS_WHERE})
+        self.odd = Gauge(
+            "offerstream_offers_odd",
+            "What was told of offers under a budget and did not fit, of the partitions served",
+            ("what",),
+            registry=registry,
+        )
         self.row_bytes = Gauge(
             "offerstream_row_bytes", "Mean packed size of the rows of the latest commit", registry=registry
         )

@@ -77,6 +77,10 @@ class Purse:
         return self.spent_minor + self.used_share * self.reserved_minor
 
 
+ODD = ("unknown", "mismatched", "overdrawn_minor")
+"""Fields of a purse that tell of what did not fit."""
+
+
 class Wallet:
     """The purses of one partition, by `Campaign.key`."""
 
@@ -191,6 +195,11 @@ class Wallet:
             row["open_offer"], row["open_cost"], row["offer_used"] = 0, 0, 0
         elif kind == Kind.OFFER_REDEEMED:  # 4.
             purse.unknown += 1
+
+    def odd(self) -> dict[str, int]:
+        """What was told of offers and did not fit, since ever, by the names in ODD."""
+        purses = list(self.purses.values())  # at once: another thread may add one meanwhile
+        return {field: sum(getattr(purse, field) for purse in purses) for field in ODD}
 
     def state(self) -> dict[str, dict[str, float]]:
         """To be stored with the rows."""

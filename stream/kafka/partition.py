@@ -169,7 +169,7 @@ class Partition:
         self._emitter = Emitter(settings, self.number, self._topic_ids)
         self._open = _Open(Outputs(), number=0)
         stored = self._store.applied
-        self._wallet = Wallet.from_state(applied_record.decode(stored).budgets) if stored else Wallet()
+        self.wallet = Wallet.from_state(applied_record.decode(stored).budgets) if stored else Wallet()
         return True
 
     # --- applying
@@ -243,7 +243,7 @@ class Partition:
         draw = draws_of(events, self.number, self._emitter.topic_hashes)
         lap("absorb")
         now_ms = time.time_ns() // 1_000_000
-        wallet = self._wallet
+        wallet = self.wallet
         if in_force.campaigns.budgeted:
             wallet.follow(in_force.campaigns, self.number, self._settings.partitions, now_ms)
         for piece in pieces(row[order], self._settings.user_events_max):
@@ -342,7 +342,7 @@ class Partition:
             sources={s: SourcePosition(self._topic_ids[s], self.read[s]) for s in INPUTS},
             model=in_force.scorer.hex,
             campaigns={campaign.id: campaign.version for campaign in in_force.campaigns.campaigns},
-            budgets=self._wallet.state(),
+            budgets=self.wallet.state(),
         )
         rows = open_.outputs.rows
         if rows:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -279,6 +279,10 @@ class Partitions:
     def rows_hot(self) -> int:
         """Rows in memory."""
         return sum(partition.rows_hot() for partition in self._open.values())
+
+    def odd(self) -> dict[str, int]:
+        """What was told of offers under a budget and did not fit; see `stream.core.budget.Wallet.odd`."""
+        return dict(sum((Counter(partition.wallet.odd()) for partition in self._open.values()), Counter[str]()))
 
     async def close(self) -> None:
         """Let go of all."""

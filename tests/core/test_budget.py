@@ -162,6 +162,9 @@ def test_a_redemption_of_more_than_was_promised_is_charged_and_counted() -> None
     world.view([0])
     world.tell(0, Kind.OFFER_REDEEMED, 1000, amount=700)
     assert (world.purse["spent_minor"], world.purse["overdrawn_minor"]) == (700, 200)
+    world.tell(0, Kind.OFFER_REDEEMED, 1000, amount=700)
+    world.tell(0, Kind.ORDER_PLACED, 1000, discount=1)
+    assert world.wallet.odd() == {"unknown": 1, "mismatched": 1, "overdrawn_minor": 200}
     world.view([0])
     world.tell(0, Kind.OFFER_REDEEMED, 1001, amount=10**12)  # the most that the contract lets through
     assert world.purse["spent_minor"] == 700 + 10**12
