@@ -31,6 +31,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     ),
     "demo": Subcommand("stream.shop.demo:demo", "The whole product on this machine, from events to offers."),
     "doctor": Subcommand("stream.doctor:doctor", "Check this machine and say what is missing."),
+    "explain": Subcommand("stream.explain.cli:explain", "Why a score is what it is: Shapley values."),
     "export": Subcommand("stream.kafka.export:export_command", "All that is kept about a user, as JSON."),
     "repartition": Subcommand("stream.kafka.repartition:repartition", "Move the state to topics with more partitions."),
     "replay": Subcommand("stream.shop.replay:replay", "Publish a recorded log as events."),

@@ -13,6 +13,7 @@ from training import cli_models
 from training.effect.cli import effect, fairness
 from training.ope.cli import ope
 from training.options import CONTEXT, Duration, bootstrap_option, prefix_option, told
+from training.report.cli import report
 from training.reproduce.cli import reproduce
 from training.segments.cli import segments
 from training.show import print_evaluation
@@ -41,6 +42,7 @@ cli.add_command(uplift)
 cli.add_command(ope)
 cli.add_command(effect)
 cli.add_command(fairness)
+cli.add_command(report)
 cli.add_command(reproduce)
 cli.add_command(segments)
 

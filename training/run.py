@@ -137,7 +137,9 @@ def make(
     model = load(data)
     kept = beside(joined(split.train, split.valid), model.hex, plan.seed)
     found = metrics["depth"] if asks_depth else evaluation(model, judge(model, split.test, kept), kept)
-    metrics |= {"wall_s": round(time.monotonic() - started_s, 1)}
+    # Not in the file's metadata: how long it took and how it went differ from run to run.
+    history = [{"loss": epoch.loss, "valid_loss": epoch.valid_loss} for epoch in fitted.history]
+    metrics |= {"wall_s": round(time.monotonic() - started_s, 1), "history": history}
     return Made(data, model, metrics, found, kept)
 
 
