@@ -106,6 +106,7 @@ PANELS: list[tuple[str, str, list[tuple[str, str]], str]] = [
             (by_rate("offerstream_transactions_failed_total", "pod"), "transactions failed: {{pod}}"),
             (by_rate("offerstream_erasures_total", "pod"), "erasures: {{pod}}"),
             (by_rate("offerstream_rows_merged_total", "pod"), "merges: {{pod}}"),
+            (by_rate("offerstream_passed_over_total", "pod"), "batches passed over: {{pod}}"),
         ],
         "Partitions followed for others; transactions that cost a take-over; users erased.",
     ),
