@@ -170,7 +170,7 @@ def where(site: Site) -> dict[bytes, int]:
 
 
 @pytest.mark.parametrize(
-    "points", [("rows", "closing", "opening", "sent"), pytest.param(POINTS, marks=pytest.mark.long)], ids=len
+    "points", [("rows", "closing", "sent"), pytest.param(POINTS, marks=pytest.mark.long)], ids=len
 )
 def test_killed_wherever_it_is_it_is_called_again(
     broker: str, topic_prefix: str, tmp_path: Path, model: Model, model_file: bytes, points: Sequence[str]
