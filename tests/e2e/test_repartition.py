@@ -169,9 +169,7 @@ def where(site: Site) -> dict[bytes, int]:
     return {r.key: r.partition for r in site.read(site.settings.changelog) if r.key and r.key != b"\xff"}
 
 
-@pytest.mark.parametrize(
-    "points", [("rows", "closing", "sent"), pytest.param(POINTS, marks=pytest.mark.long)], ids=len
-)
+@pytest.mark.parametrize("points", [("rows", "closing", "sent"), pytest.param(POINTS, marks=pytest.mark.long)], ids=len)
 def test_killed_wherever_it_is_it_is_called_again(
     broker: str, topic_prefix: str, tmp_path: Path, model: Model, model_file: bytes, points: Sequence[str]
 ) -> None:
