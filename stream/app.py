@@ -24,9 +24,10 @@ from stream.health import AdminServer, Progress, admin_app
 from stream.kafka.cluster import admin_client, look
 from stream.kafka.control import Control
 from stream.kafka.lag import Lag
+from stream.kafka.outside import Outside
 from stream.kafka.partition import Shared
 from stream.kafka.partitions import Flow, Partitions
-from stream.kafka.store import shared_cache
+from stream.kafka.store import RocksDB
 from stream.kafka.table import PartitionManager
 from stream.metrics import Metrics, loop_monitor
 from stream.settings import PREFIX, Settings, client_id, from_environment
@@ -118,9 +119,9 @@ def build_app(settings: Settings, metrics: Metrics, control: Control) -> App:
             settings=settings,
             metrics=metrics,
             compute=ThreadPoolExecutor(1, "compute"),
-            cache=shared_cache(settings.store_cache_bytes),
             process=process,
             fatal=app.fatal,
+            outside=Outside(RocksDB(settings.store_cache_bytes)),
         ),
         # Faust makes its table manager when it is asked for, and that asks for the partitions.
         Flow(

@@ -2,16 +2,30 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.kafka import applied as applied_record
+from stream.kafka.control import InForce
 from stream.kafka.emit import Outputs
+from stream.kafka.outside import Outside
 from stream.kafka.producer import BulkProducer, TransactionalProducer
 from stream.metrics import Metrics
 from stream.settings import Settings
+
+
+@dataclass
+class Unsent:
+    """What was computed since the last commit began."""
+
+    outputs: Outputs
+    number: int
+    in_force: InForce | None = None
+    """In the latest batch; None = there was no batch."""
+    published_ms: list[NDArray[np.int64]] = field(default_factory=list)
+    """Publish times of the triggers of offers."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +46,11 @@ class Sent:
 class AtLeastOnce:
     """Every event is applied and every offer is out; an offer may be out twice after a crash."""
 
-    def __init__(self, settings: Settings, partition: int, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, partition: int, metrics: Metrics, outside: Outside) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._producer = BulkProducer(settings, partition)
-        self._applied_producer = BulkProducer(settings, partition, report_offsets=True)
+        self._producer = BulkProducer(settings, partition, make=outside.producer)
+        self._applied_producer = BulkProducer(settings, partition, report_offsets=True, make=outside.producer)
 
     def initialise(self, still_wanted: Callable[[], bool]) -> bool:
         """Nothing: nobody can be fenced."""
@@ -76,10 +90,10 @@ class AtLeastOnce:
 class ExactlyOnce:
     """Every event is applied once and every offer is seen once, by readers with `isolation.level=read_committed`."""
 
-    def __init__(self, settings: Settings, partition: int, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, partition: int, metrics: Metrics, outside: Outside) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._producer = TransactionalProducer(settings, partition)
+        self._producer = TransactionalProducer(settings, partition, outside.producer)
 
     def initialise(self, still_wanted: Callable[[], bool]) -> bool:
         """Fence the partition's former owners; see `TransactionalProducer.initialise`."""

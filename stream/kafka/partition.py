@@ -18,28 +18,28 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from confluent_kafka.admin import AdminClient
 from numpy.typing import NDArray
-from rocksdict import Cache
 
 from stream.core.absorb import is_step
 from stream.core.budget import Wallet, name_open_offers
 from stream.core.events import SOURCES
 from stream.core.rounds import by_steps, pieces
 from stream.core.row import ROW_FORMAT, gather, pack, scatter
-from stream.errors import TransactionError
+from stream.errors import DeliveryError, TransactionError
 from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied, SourcePosition
 from stream.kafka.cluster import INPUTS, Cluster, log_ranges
 from stream.kafka.columns import Columns
-from stream.kafka.commit import SENDERS, Sent
+from stream.kafka.commit import SENDERS, Sent, Unsent
 from stream.kafka.control import InForce
 from stream.kafka.emit import Emitter, Outputs
 from stream.kafka.identities import join
 from stream.kafka.intake import Taken, draws_of, take, what_applies
+from stream.kafka.outside import Outside
 from stream.kafka.takeover import open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics, Stopwatch
@@ -56,23 +56,11 @@ class Shared:
     metrics: Metrics
     compute: ThreadPoolExecutor
     """One thread: all changes of state."""
-    cache: Cache
     process: Callable  # type: ignore[type-arg]
     """`stream.topology.process`."""
     fatal: Callable[[BaseException], None]
     """Ends the process."""
-
-
-@dataclass
-class _Open:
-    """What was computed since the last commit began."""
-
-    outputs: Outputs
-    number: int
-    in_force: InForce | None = None
-    """In the latest batch; None = there was no batch."""
-    published_ms: list[NDArray[np.int64]] = field(default_factory=list)
-    """Publish times of the triggers of offers."""
+    outside: Outside
 
 
 class Partition:
@@ -92,7 +80,7 @@ class Partition:
         self.number = number
         self.life = life
         self.failed = False
-        """A transaction failed: nothing is applied or committed any more."""
+        """A transaction failed, or it was let go of: nothing is applied or committed any more."""
         self._on_failed = on_failed
         self.read: dict[str, int] = {}
         """Next offset to read, by source: what is applied to the rows in memory."""
@@ -143,7 +131,7 @@ class Partition:
         settings, shared = self._settings, self._shared
         self._topic_ids = {name: cluster.topic_ids[settings.topic(name)] for name in INPUTS}
         # 1.
-        self._sender = SENDERS[settings.guarantee](settings, self.number, self._metrics)
+        self._sender = SENDERS[settings.guarantee](settings, self.number, self._metrics, shared.outside)
         if not self._sender.initialise(still_ours) or not still_ours():
             self._sender.close()
             return False
@@ -154,7 +142,7 @@ class Partition:
         log_changelog = ranges[settings.changelog, self.number]
         # 3.
         began_s = time.monotonic()
-        self._store, n = open_store(settings, self.number, cluster, log_changelog, shared.cache, self._metrics)
+        self._store, n = open_store(settings, self.number, cluster, log_changelog, shared.outside, self._metrics)
         logger.info(
             "partition %d: %d changelog records restored in %.2f s, from offset %d on",
             self.number, n, time.monotonic() - began_s, log_changelog[1] - n,
@@ -167,7 +155,7 @@ class Partition:
         # 5.
         self._columns = Columns(self._store, settings.hot_rows)
         self._emitter = Emitter(settings, self.number, self._topic_ids)
-        self._open = _Open(Outputs(), number=0)
+        self._open = Unsent(Outputs(), number=0)
         stored = self._store.applied
         self.wallet = Wallet.from_state(applied_record.decode(stored).budgets) if stored else Wallet()
         return True
@@ -180,9 +168,8 @@ class Partition:
         Nothing happens to a batch that was fetched before this take-over, or that comes after a failed transaction: its
         records are read again.
         """
-        loop = asyncio.get_running_loop()
         try:
-            await self._apply_in_turn(loop, batch, in_force)
+            await self._apply_in_turn(asyncio.get_running_loop(), batch, in_force)
         except Exception as e:  # noqa: BLE001 Faust would ack the batch and go on
             self._shared.fatal(e)
 
@@ -312,17 +299,12 @@ class Partition:
             self._commit_due.clear()
             self._commit_began_s = time.monotonic()
             # 1.
-            if self.failed:
-                return False
-            sent = await loop.run_in_executor(compute, self._snapshot)
+            sent = None if self.failed else await loop.run_in_executor(compute, self._snapshot)
             if sent is None:
-                return True
+                return not self.failed
             # 2.
-            try:
-                changelog_end = await loop.run_in_executor(self._thread, self._send, sent)
-            except TransactionError as e:
-                self.failed = True
-                self._on_failed(self, e)
+            changelog_end = await self._sent(sent)
+            if changelog_end is None:
                 return False
             # 3.
             await loop.run_in_executor(compute, self._keep, sent, changelog_end)
@@ -334,7 +316,7 @@ class Partition:
         open_, in_force = self._open, self._open.in_force
         if in_force is None:
             return None
-        self._open = _Open(Outputs(), number=open_.number + 1)
+        self._open = Unsent(Outputs(), number=open_.number + 1)
         applied = Applied(
             row_format=ROW_FORMAT,
             partitions=self._settings.partitions,
@@ -354,6 +336,24 @@ class Partition:
             open_.number,
             np.concatenate(open_.published_ms) if open_.published_ms else np.empty(0, np.int64),
         )
+
+    async def _sent(self, sent: Sent) -> int | None:
+        """What `_send` returns; None where it failed, or the partition was let go of meanwhile."""
+        try:
+            if self._is_over():
+                return None
+            end = await asyncio.get_running_loop().run_in_executor(self._thread, self._send, sent)
+        except DeliveryError as e:
+            if not self._is_over():
+                if not isinstance(e, TransactionError):
+                    raise
+                self.failed = True
+                self._on_failed(self, e)
+            return None
+        return None if self._is_over() else end
+
+    def _is_over(self) -> bool:
+        return self.failed
 
     def _send(self, sent: Sent) -> int:
         began_s = time.perf_counter()
@@ -388,6 +388,7 @@ class Partition:
 
     async def drop(self, *, keep_store: bool = True) -> None:
         """Let go of everything; what is not committed is forgotten, the next owner reads it again."""
+        self.failed = True  # a batch may be in work, or a commit of its own: neither goes on
         if self._commit_task is not None:
             self._commit_task.cancel()
             await asyncio.gather(self._commit_task, return_exceptions=True)

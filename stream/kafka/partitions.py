@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from faust.types import TP
 
 from stream.errors import BrokerSilentError, FencedError, PartitionError, SetupError, TransactionError
-from stream.kafka.cluster import INPUTS, Cluster, admin_client, log_ranges, look
+from stream.kafka.cluster import INPUTS, Cluster, log_ranges, look
 from stream.kafka.control import InForce
 from stream.kafka.intake import passed_over
 from stream.kafka.partition import Partition, Shared
@@ -52,8 +52,8 @@ class Partitions:
         self._renewals: set[asyncio.Task[None]] = set()
         self._settings = settings = shared.settings
         self._open: dict[int, Partition] = {}
-        self._admin = admin_client(settings.bootstrap, client_id(settings))
-        self._standbys = Standbys(settings, self._admin, shared.cache, shared.metrics, shared.fatal)
+        self._admin = shared.outside.admin(settings.bootstrap, client_id(settings))
+        self._standbys = Standbys(settings, self._admin, shared.outside, shared.metrics, shared.fatal)
         self.batch_rows = settings.batch_rows
         self.batch_bytes = settings.batch_bytes
         self.source_of: Mapping[str, str] = {settings.topic(name): name for name in INPUTS}

@@ -39,7 +39,14 @@ def _configuration(settings: Settings, partition: int) -> dict[str, Any]:
 class BulkProducer:
     """Records to one partition of several topics."""
 
-    def __init__(self, settings: Settings, partition: int, *, report_offsets: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        partition: int,
+        *,
+        report_offsets: bool = False,
+        make: Callable[[dict[str, Any]], Producer] = Producer,
+    ) -> None:
         """Connect lazily; nothing is sent yet.
 
         Args:
@@ -47,12 +54,18 @@ class BulkProducer:
             partition: where every record goes.
             report_offsets: call back for every record, so that `send_last` knows its offset; costs 0.5 us a record, so
                 bulk goes without.
+            make: makes the client.
         """
         own = {"message.timeout.ms": settings.delivery_timeout_ms, "delivery.report.only.error": not report_offsets}
-        self._begin(settings, partition, own, self._note)
+        self._begin(settings, partition, own, self._note, make)
 
     def _begin(
-        self, settings: Settings, partition: int, own: dict[str, Any], on_bulk: Callable[..., None] | None
+        self,
+        settings: Settings,
+        partition: int,
+        own: dict[str, Any],
+        on_bulk: Callable[..., None] | None,
+        make: Callable[[dict[str, Any]], Producer],
     ) -> None:
         self._partition = partition
         self._failed: KafkaError | None = None
@@ -60,7 +73,7 @@ class BulkProducer:
         self._last_offset = -1
         self._on_bulk = on_bulk
         """Called back for records of `send`."""
-        self._producer = Producer(_configuration(settings, partition) | own)
+        self._producer = make(_configuration(settings, partition) | own)
 
     def _note(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
@@ -181,7 +194,9 @@ class TransactionalProducer(BulkProducer):
     successor's `initialise` aborts what it left open.
     """
 
-    def __init__(self, settings: Settings, partition: int) -> None:
+    def __init__(
+        self, settings: Settings, partition: int, make: Callable[[dict[str, Any]], Producer] = Producer
+    ) -> None:
         """Connect lazily; nobody is fenced yet."""
         own = {
             "transactional.id": transactional_id(settings, partition),
@@ -189,7 +204,7 @@ class TransactionalProducer(BulkProducer):
             "message.timeout.ms": settings.transaction_timeout_ms,
         }
         # A record that is not delivered fails its transaction, so bulk needs no reports at all.
-        self._begin(settings, partition, own, None)
+        self._begin(settings, partition, own, None, make)
         self._give_up_ms = settings.delivery_timeout_ms
 
     def initialise(self, still_wanted: Callable[[], bool]) -> bool:

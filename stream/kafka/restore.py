@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
@@ -32,7 +33,12 @@ READER: dict[str, str | int | float | bool | None] = {
 
 
 def restore(
-    store: Store, settings: Settings, partition: int, log: tuple[int, int], count: Callable[[int], None]
+    store: Store,
+    settings: Settings,
+    partition: int,
+    log: tuple[int, int],
+    count: Callable[[int], None],
+    make: Callable[[dict[str, Any]], Consumer] = Consumer,
 ) -> int:
     """Read the changelog from where the store stands to its end.
 
@@ -45,6 +51,7 @@ def restore(
         partition: of the changelog.
         log: (first offset, last stable offset) of it.
         count: called with the number of records of each bulk: progress.
+        make: makes the reader.
 
     Returns:
         Records read.
@@ -61,7 +68,7 @@ def restore(
     position = max(store.changelog_offset, log[0])
     if position >= end:
         return 0
-    consumer = Consumer(
+    consumer = make(
         READER
         | {
             "bootstrap.servers": settings.bootstrap,

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
-from rocksdict import Cache
 
 from stream.errors import BrokerSilentError, PartitionError
 from stream.kafka.cluster import Cluster, log_ranges, look
+from stream.kafka.outside import Outside
 from stream.kafka.restore import READER, check_format
 from stream.kafka.store import Store, open_or_set_aside
 from stream.kafka.takeover import STORE_AGE_MAX_S, identity_of, path_of
@@ -37,13 +37,13 @@ class Standbys:
         self,
         settings: Settings,
         admin: AdminClient,
-        cache: Cache,
+        outside: Outside,
         metrics: Metrics,
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._settings = settings
         self._admin = admin
-        self._cache = cache
+        self._outside = outside
         self._metrics = metrics
         self._fatal = fatal
         self._stores: dict[int, Store] = {}
@@ -97,7 +97,7 @@ class Standbys:
                 for number in new:
                     self._begin(number, cluster, logs[changelog, number])
         if self._consumer is None and self._stores:
-            self._consumer = Consumer(
+            self._consumer = self._outside.consumer(
                 READER
                 | {
                     "bootstrap.servers": self._settings.bootstrap,
@@ -123,7 +123,7 @@ class Standbys:
             store = open_or_set_aside(
                 path_of(settings, number),
                 identity_of(settings, cluster),
-                self._cache,
+                self._outside.databases,
                 settings.store_pending_bytes,
                 STORE_AGE_MAX_S,
                 lock_timeout_s=0,  # whoever has it open is a worker on the same disk: it needs no standby there

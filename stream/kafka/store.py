@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
@@ -42,9 +42,29 @@ _ROOM_POLL_S = 0.005
 _SLOW_DISK_S = 5.0
 
 
-def shared_cache(n_bytes: int) -> Cache:
-    """One block cache for all stores of a worker."""
-    return Cache(n_bytes)
+class Databases(Protocol):
+    """What opens the databases of stores."""
+
+    def open(self, path: Path) -> Rdict:
+        """Open one, or make it."""
+
+    def batch(self) -> WriteBatch:
+        """Writes that happen all together or not at all."""
+
+
+class RocksDB:
+    """Databases on disk, with one block cache for all stores of a worker."""
+
+    def __init__(self, cache_bytes: int) -> None:
+        self._cache = Cache(cache_bytes)
+
+    def open(self, path: Path) -> Rdict:
+        """See `Databases`."""
+        return Rdict(str(path), _options(self._cache))
+
+    def batch(self) -> WriteBatch:
+        """See `Databases`."""
+        return WriteBatch(raw_mode=True)
 
 
 def _options(cache: Cache) -> Options:
@@ -80,7 +100,7 @@ class Store:
         self,
         path: Path,
         identity: dict[str, Any],
-        cache: Cache,
+        databases: Databases,
         pending_bytes_max: int,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
         age_max_s: float = math.inf,
@@ -92,7 +112,7 @@ class Store:
         Args:
             path: its folder, of its own.
             identity: what it must belong to: cluster, changelog topic id, partitions. Kept beside the database.
-            cache: see `shared_cache`.
+            databases: opens its database.
             pending_bytes_max: rows kept back before they are written.
             lock_timeout_s: how long another owner has to let go of it.
             age_max_s: since its files were last written.
@@ -105,7 +125,8 @@ class Store:
         self.path = path
         self._identity_file = path / _IDENTITY_FILE
         path.mkdir(parents=True, exist_ok=True)
-        self._db, age_s = _open(path / "rows", cache, lock_timeout_s)
+        self._databases = databases
+        self._db, age_s = _open(path / "rows", databases, lock_timeout_s)
         try:
             self._check_age(age_s, age_max_s)
             offset = self._read(_OFFSET_KEY)
@@ -204,14 +225,14 @@ class Store:
         """
         rows = iter(self._pending.items())
         while some := list(islice(rows, _WRITE_ROWS)):
-            batch = WriteBatch(raw_mode=True)
+            batch = self._databases.batch()
             for key, value in some:
                 if value is None:
                     batch.delete(key)
                 else:
                     batch.put(key, value)
             self._write(batch)
-        batch = WriteBatch(raw_mode=True)
+        batch = self._databases.batch()
         if self.applied is not None:
             batch.put(applied_record.KEY, self.applied)
         batch.put(_OFFSET_KEY, self.changelog_offset.to_bytes(8, "big"))
@@ -308,7 +329,7 @@ class Store:
             logger.warning("%s: closed after %s", self.path, e)
 
 
-def _open(path: Path, cache: Cache, lock_timeout_s: float) -> tuple[Rdict, float]:
+def _open(path: Path, databases: Databases, lock_timeout_s: float) -> tuple[Rdict, float]:
     """RocksDB, when nobody else has it: a partition that moves between workers on one disk is let go of meanwhile.
 
     Who waits says so in a file: a worker that only stands by with it lets go then.
@@ -321,7 +342,7 @@ def _open(path: Path, cache: Cache, lock_timeout_s: float) -> tuple[Rdict, float
     while True:
         age_s = _age_s(path)
         try:
-            opened = Rdict(str(path), _options(cache))
+            opened = databases.open(path)
         except Exception as e:  # rocksdict raises bare Exception for every RocksDB status
             if not any(phrase in str(e) for phrase in _LOCKED):
                 raise StoreCorruptError(f"{path}: RocksDB: {e}") from e
@@ -348,17 +369,17 @@ def set_aside(path: Path, why: Exception) -> None:
 def open_or_set_aside(
     path: Path,
     identity: dict[str, Any],
-    cache: Cache,
+    databases: Databases,
     pending_bytes_max: int,
     age_max_s: float,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> Store:
     """A store that can be trusted: one that is bad, or too old, is set aside and an empty one takes its place."""
     try:
-        return Store(path, identity, cache, pending_bytes_max, lock_timeout_s, age_max_s)
+        return Store(path, identity, databases, pending_bytes_max, lock_timeout_s, age_max_s)
     except StoreCorruptError as e:
         set_aside(path, e)
-        return Store(path, identity, cache, pending_bytes_max, lock_timeout_s)
+        return Store(path, identity, databases, pending_bytes_max, lock_timeout_s)
 
 
 def _age_s(path: Path) -> float:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from rocksdict import Cache
 
 from stream.errors import SourceLostError, StoreCorruptError
 from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied
 from stream.kafka.cluster import INPUTS, Cluster
+from stream.kafka.outside import Outside
 from stream.kafka.restore import restore
 from stream.kafka.store import Store, open_or_set_aside, set_aside
 from stream.metrics import Metrics
@@ -40,7 +40,12 @@ def identity_of(settings: Settings, cluster: Cluster) -> dict[str, str | int]:
 
 
 def open_store(
-    settings: Settings, partition: int, cluster: Cluster, log: Range, cache: Cache, metrics: Metrics
+    settings: Settings,
+    partition: int,
+    cluster: Cluster,
+    log: Range,
+    outside: Outside,
+    metrics: Metrics,
 ) -> tuple[Store, int]:
     """The partition's store as of the changelog's end, and how many records that took.
 
@@ -50,18 +55,18 @@ def open_store(
         PartitionError: see `restore`.
     """
     path, identity = path_of(settings, partition), identity_of(settings, cluster)
-    store = open_or_set_aside(path, identity, cache, settings.store_pending_bytes, STORE_AGE_MAX_S)
+    store = open_or_set_aside(path, identity, outside.databases, settings.store_pending_bytes, STORE_AGE_MAX_S)
     try:
-        return store, _bring_up(store, settings, partition, log, metrics)
+        return store, _bring_up(store, settings, partition, log, outside, metrics)
     except (StoreCorruptError, msgspec.MsgspecError) as e:
         store.abandon()
         set_aside(path, e)
-    store = Store(path, identity, cache, settings.store_pending_bytes)
-    return store, _bring_up(store, settings, partition, log, metrics)
+    store = Store(path, identity, outside.databases, settings.store_pending_bytes)
+    return store, _bring_up(store, settings, partition, log, outside, metrics)
 
 
-def _bring_up(store: Store, settings: Settings, partition: int, log: Range, metrics: Metrics) -> int:
-    n = restore(store, settings, partition, log, metrics.count_restored)
+def _bring_up(store: Store, settings: Settings, partition: int, log: Range, outside: Outside, metrics: Metrics) -> int:
+    n = restore(store, settings, partition, log, metrics.count_restored, outside.consumer)
     if store.applied is not None:
         applied_record.decode(store.applied)
     return n

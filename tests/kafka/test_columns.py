@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from stream.core import row
 from stream.errors import StoreCorruptError
 from stream.kafka.columns import Columns
-from stream.kafka.store import Store, shared_cache
+from stream.kafka.store import RocksDB, Store
 
 USERS = [f"user-{i}".encode() for i in range(14)]
 CAPACITY = 6
@@ -99,7 +99,7 @@ TestColumns.settings = settings(max_examples=60, stateful_step_count=40, deadlin
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "0", {}, shared_cache(1 << 20), 0)
+    return Store(tmp_path / "0", {}, RocksDB(1 << 20), 0)
 
 
 def commit(columns: Columns, store: Store, slots: "np.typing.NDArray[np.int64]", number: int) -> None:
@@ -162,7 +162,7 @@ def test_changed_rows_are_never_evicted(store: Store) -> None:
 
 
 def test_a_row_that_cannot_be_read_marks_the_store(tmp_path: Path) -> None:
-    cache = shared_cache(1 << 20)
+    cache = RocksDB(1 << 20)
     store = Store(tmp_path / "0", {}, cache, 0)
     store.put({b"good": row.pack(row.new_rows(1))[0], b"bad": row.pack(row.new_rows(1))[0][:-8]}, b"applied", 2)
     columns = Columns(store, CAPACITY)

@@ -21,8 +21,9 @@ from stream.errors import DeliveryError
 from stream.kafka import applied
 from stream.kafka.cluster import look
 from stream.kafka.control import InForce
+from stream.kafka.outside import Outside
 from stream.kafka.partition import Partition, Shared
-from stream.kafka.store import shared_cache
+from stream.kafka.store import RocksDB
 from stream.kafka.topics import Topics
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics
@@ -56,9 +57,9 @@ class Room:
             settings=self.settings,
             metrics=self.metrics,
             compute=ThreadPoolExecutor(1),
-            cache=shared_cache(1 << 20),
             process=process,
             fatal=self._fail,
+            outside=Outside(RocksDB(1 << 20)),
         )
 
     def _fail(self, error: BaseException) -> None:

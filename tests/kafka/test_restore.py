@@ -13,7 +13,7 @@ from stream.kafka.applied import KEY
 from stream.kafka.cluster import log_ranges
 from stream.kafka.producer import BulkProducer
 from stream.kafka.restore import restore
-from stream.kafka.store import Store, shared_cache
+from stream.kafka.store import RocksDB, Store
 from tests.e2e.harness import Site, wait_until
 
 
@@ -24,7 +24,7 @@ def site(broker: str, topic_prefix: str, tmp_path: Path) -> Site:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(tmp_path / "0", {}, shared_cache(1 << 20), 10_000)
+    made = Store(tmp_path / "0", {}, RocksDB(1 << 20), 10_000)
     yield made
     made.close()
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from stream.core.row import ROW_FORMAT
 from stream.errors import PartitionError, StoreCorruptError
 from stream.kafka.applied import KEY
-from stream.kafka.store import Store, open_or_set_aside, shared_cache
+from stream.kafka.store import RocksDB, Store, open_or_set_aside
 
 IDENTITY = {"cluster": "c", "changelog": "t", "partitions": 4}
 
 
 def new(path: Path, pending: int = 0, identity: dict[str, Any] = IDENTITY) -> Store:
-    return Store(path, identity, shared_cache(1 << 20), pending)
+    return Store(path, identity, RocksDB(1 << 20), pending)
 
 
 @pytest.mark.parametrize("pending", [0, 1 << 20])
@@ -122,8 +122,8 @@ def test_nothing_goes_to_a_write_ahead_log(tmp_path: Path) -> None:
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from stream.kafka.store import Store, shared_cache
-store = Store(Path(sys.argv[1]), {"cluster": "c", "changelog": "t", "partitions": 4}, shared_cache(1 << 20), 0)
+from stream.kafka.store import Store, RocksDB
+store = Store(Path(sys.argv[1]), {"cluster": "c", "changelog": "t", "partitions": 4}, RocksDB(1 << 20), 0)
 store.put({b"a": b"flushed"}, b"1", 1)
 store.flush()
 store.put({b"a": b"written"}, b"2", 2)
@@ -180,12 +180,12 @@ def test_a_bad_store_is_set_aside_and_an_empty_one_takes_its_place(
 ) -> None:
     path = tmp_path / "0"
     for value in (b"1", b"2"):  # the second time there is one set aside already
-        store = open_or_set_aside(path, IDENTITY, shared_cache(1 << 20), 0, 100)
+        store = open_or_set_aside(path, IDENTITY, RocksDB(1 << 20), 0, 100)
         assert store.get([b"a"]) == [None]
         store.put({b"a": value}, b"applied", 1)
         store.close()
         harm(path)
-    store = open_or_set_aside(path, IDENTITY, shared_cache(1 << 20), 0, 100)
+    store = open_or_set_aside(path, IDENTITY, RocksDB(1 << 20), 0, 100)
     assert (store.get([b"a"]), store.applied, store.changelog_offset) == ([None], None, 0)
     store.close()
     assert (tmp_path / "0.set-aside").is_dir()
@@ -195,7 +195,7 @@ def test_a_bad_store_is_set_aside_and_an_empty_one_takes_its_place(
 
 def test_a_good_store_stays(tmp_path: Path) -> None:
     for n in range(3):
-        store = open_or_set_aside(tmp_path / "0", IDENTITY, shared_cache(1 << 20), 0, 100, lock_timeout_s=0.3)
+        store = open_or_set_aside(tmp_path / "0", IDENTITY, RocksDB(1 << 20), 0, 100, lock_timeout_s=0.3)
         assert store.changelog_offset == n
         store.put({}, b"applied", n + 1)
         store.close()
@@ -254,7 +254,7 @@ def test_a_store_that_another_has_open_is_not_set_aside(tmp_path: Path, harm: st
     if harm:
         BAD[harm](tmp_path / "0")
     with pytest.raises(PartitionError, match="OFFERSTREAM_DATA_DIR") as raised:
-        open_or_set_aside(tmp_path / "0", IDENTITY, shared_cache(1 << 20), 0, 100, lock_timeout_s=0.3)
+        open_or_set_aside(tmp_path / "0", IDENTITY, RocksDB(1 << 20), 0, 100, lock_timeout_s=0.3)
     assert not isinstance(raised.value, StoreCorruptError)
     store.put({b"a": b"1"}, b"applied", 1)
     store.close()
