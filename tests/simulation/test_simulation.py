@@ -30,7 +30,7 @@ SCHEDULES = int(os.environ.get("SIMULATION_SCHEDULES", "150"))
 ALONE = os.environ.get("SIMULATION_SEED")
 FAULTS = 6
 LOGS = 8
-FOUND_WITHIN = 400
+FOUND_WITHIN = 100
 """Schedules in which a defect that is put in on purpose must show."""
 
 

@@ -205,6 +205,8 @@ class World:
         self.log, self.shop = log, shop_of(log)
         self._folder = folder
         self._guarantee = guarantee
+        self._marker_share = self.draw.choice([1.0, 0.2, 0.05])
+        """Of the steps, those in which a marker may come that is to be written."""
         self._generation = 0
         self._plans: dict[Worker, Plan] = {}
         self._fences = guarantee == "exactly_once"
@@ -247,6 +249,7 @@ class World:
         found: list[Callable[[], None]] = [
             lambda name=name, log=log: self._mark(name, log)  # type: ignore[misc]
             for name, log in broker.markers()
+            if self.draw.random() < self._marker_share
         ]
         found += [lambda i=i: self._arrive(i) for i in range(len(broker.late))]  # type: ignore[misc]
         found += [lambda w=w: w.hear(self._plans.pop(w)) for w in self._plans if not w.asleep]  # type: ignore[misc]
