@@ -7,8 +7,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from stream.kafka.cluster import admin_client
+from stream.kafka.outside import Outside
 from stream.kafka.standby import Standbys
-from stream.kafka.store import shared_cache
+from stream.kafka.store import RocksDB
 from stream.metrics import Metrics
 from tests.e2e.harness import Site
 from tests.faults.proxy import Proxy
@@ -22,8 +23,8 @@ def test_what_is_wanted_no_more_is_let_go_of_though_brokers_are_silent(
     fatal: list[BaseException] = []
 
     async def story(proxy: Proxy) -> None:
-        cache, metrics = shared_cache(1 << 20), Metrics(CollectorRegistry())
-        standbys = Standbys(site.settings, admin_client(proxy.bootstrap), cache, metrics, fatal.append)
+        outside, metrics = Outside(RocksDB(1 << 20)), Metrics(CollectorRegistry())
+        standbys = Standbys(site.settings, admin_client(proxy.bootstrap), outside, metrics, fatal.append)
         await standbys.follow({0})
         assert standbys.numbers() == {0}
         monkeypatch.setattr("stream.kafka.cluster.REQUEST_TIMEOUT_S", 1.0)
