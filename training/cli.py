@@ -15,6 +15,7 @@ from training.ope.cli import ope
 from training.options import CONTEXT, Duration, bootstrap_option, prefix_option, told
 from training.report.cli import report
 from training.reproduce.cli import reproduce
+from training.response.cli import response
 from training.segments.cli import segments
 from training.show import print_evaluation
 from training.source_options import currency_option, events_option, format_option, progress_bar, read
@@ -43,6 +44,7 @@ cli.add_command(ope)
 cli.add_command(effect)
 cli.add_command(fairness)
 cli.add_command(report)
+cli.add_command(response)
 cli.add_command(reproduce)
 cli.add_command(segments)
 

@@ -21,6 +21,14 @@ Money = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
+class Trigger(msgspec.Struct, frozen=True):
+    """The event that a decision answers."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
 class Decision(msgspec.Struct, frozen=True):
     """See schemas/decisions.json."""
 
@@ -36,6 +44,7 @@ class Decision(msgspec.Struct, frozen=True):
     score: Share | None
     step: str
     row_seq: Annotated[int, msgspec.Meta(ge=0)] = 0
+    trigger: Trigger | None = None
 
 
 class Offer(msgspec.Struct, frozen=True):

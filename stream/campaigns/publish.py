@@ -133,6 +133,22 @@ def resume(id_: str, records: Mapping[str, bytes], now_ms: int) -> Change:
     return Change(id_, state, encode({**record, "state": state, "published_ms": now_ms}))
 
 
+def learn(id_: str, records: Mapping[str, bytes], learned: Mapping[str, object], now_ms: int) -> Change:
+    """Publish what was learned of how users respond, with the campaign; its document stays as it is.
+
+    Args:
+        id_: of the campaign.
+        records: the topic's, by id.
+        learned: `stream.core.response.to_document`.
+        now_ms: written into the record as `published_ms`.
+
+    Raises:
+        ChangeError: as `pause`.
+    """
+    record = read_record(id_, records)
+    return Change(id_, "learned", encode({**record, "learned": learned, "published_ms": now_ms}))
+
+
 def read_record(id_: str, records: Mapping[str, bytes]) -> Record:
     """A campaign's record.
 

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+ROWS = "rows"
+"""Beside the policies' names: the best that can be reached from rows."""
+
 
 class Earned(NamedTuple):
     """What one policy did in one shop."""
@@ -61,11 +64,37 @@ _T975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18
 """Student's t, 97.5 %, by degrees of freedom."""
 
 
+def share(parts: list[float], wholes: list[float]) -> dict[str, Any]:
+    """Ratio of two sums over seeds, and its 95 % interval (delta method, Student's t)."""
+    n, whole = len(parts), sum(wholes)
+    ratio = sum(parts) / whole if whole else 0.0
+    rests = [part - ratio * of for part, of in zip(parts, wholes, strict=True)]
+    half = 0.0
+    if n > 1 and whole:
+        half = _T975[min(n - 1, len(_T975)) - 1] * stdev(rests) * n**0.5 / abs(whole)
+    return {"value": round(ratio, 4), "ci": [round(ratio - half, 4), round(ratio + half, 4)]}
+
+
 def summary(found: list[dict[str, Any]], days: Mapping[str, int]) -> dict[str, Any]:
     """What var/shop.json holds."""
 
     def of(name: str) -> list[Earned]:
         return [f["policies"][name] for f in found]
+
+    def told(name: str) -> dict[str, Any]:
+        return {
+            "incremental_margin": interval([e.margin_minor for e in of(name)]),
+            "spent": round(mean(e.spent_minor for e in of(name)) / 100, 2),
+            "offers": round(mean(e.offers for e in of(name)), 1),
+            "redeemed": round(mean(e.redeemed for e in of(name)), 1),
+            "expected_margin": interval([e.expected_minor for e in of(name)]),
+        }
+
+    def realised(name: str) -> list[float]:
+        return [e.margin_minor for e in of(name)]
+
+    def expected(name: str) -> list[float]:
+        return [e.expected_minor for e in of(name)]
 
     return {
         "seeds": [f["seed"] for f in found],
@@ -74,17 +103,10 @@ def summary(found: list[dict[str, Any]], days: Mapping[str, int]) -> dict[str, A
         "budget": round(mean(f["budget_minor"] for f in found) / 100, 2),
         "learning_cost": interval([-f["learning"].margin_minor for f in found]),
         "from_cold_start": interval([f["learning"].margin_minor + f["policies"]["profit"].margin_minor for f in found]),
-        "policies": {
-            name: {
-                "incremental_margin": interval([e.margin_minor for e in of(name)]),
-                "spent": round(mean(e.spent_minor for e in of(name)) / 100, 2),
-                "offers": round(mean(e.offers for e in of(name)), 1),
-                "redeemed": round(mean(e.redeemed for e in of(name)), 1),
-                "expected_margin": interval([e.expected_minor for e in of(name)]),
-            }
-            for name in found[0]["policies"]
-        },
-        "profit_share_of_oracle": round(
-            sum(e.margin_minor for e in of("profit")) / sum(e.margin_minor for e in of("oracle")), 4
-        ),
+        "policies": {name: told(name) for name in found[0]["policies"] if name != ROWS},
+        "reachable_from_rows": told(ROWS),
+        "profit_share_of_oracle": share(realised("profit"), realised("oracle")),
+        "expected_share_of_oracle": share(expected("profit"), expected("oracle")),
+        "rows_expected_share_of_oracle": share(expected(ROWS), expected("oracle")),
+        "profit_over_threshold": share(realised("profit"), realised("threshold")),
     }

@@ -37,8 +37,9 @@ from stream.core.response import Asked, Forecast, Responds, Response, sigmoid
 from stream.core.row import DAY_MS, Rows
 from stream.kafka.control import InForce
 from stream.scoring.scorer import Scored, Scorer
-from stream.shop.earned import Earned, forked, summary
+from stream.shop.earned import ROWS, Earned, forked, summary
 from stream.shop.judged import HISTORY_STEP_MS, Run
+from stream.shop.reachable import Reachable
 from stream.shop.truth import Oracle, unprompted
 from stream.topology import Outcome
 
@@ -52,6 +53,8 @@ BUDGET_SHARE = 0.12
 """Of what everybody's 10 % costs in the learning period's days, as forecast from the offers made then."""
 MARGIN_RATE = 0.3
 STEP_SAMPLE = 8  # of so many events one is learned from for P(purchase)
+REFERENCE_SHOPS = (9_001, 9_002)
+"""Seeds of the shops in which it is fitted."""
 POLICIES = ("none", "everybody", "random", "propensity", "threshold", "frequency", "linear", "profit", "oracle")
 
 LEARNED_FACTS = facts_of(FEATURES + BASKET_FEATURES)
@@ -226,7 +229,20 @@ def _propensity(seen: _Log) -> tuple[Propensity, NDArray[np.float64]]:
     return Propensity(weights), sigmoid(design @ weights)
 
 
-def campaigns_of(name: str, learned: Learned, oracle: Oracle, begin_ms: int, days: int) -> CampaignSet:
+def reachable(customers: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Facts at triggers of the later learning period of shops of their own, and the types of their customers."""
+    seen, types = [], []
+    for seed in REFERENCE_SHOPS:
+        run, probe, _ = explore(seed, customers)
+        place = {user: i for i, user in enumerate(run.user_hashes.tolist())}
+        noted = probe.noted[len(probe.noted) // 2 :: 3]
+        seen += [facts for _, _, facts in noted]
+        users = [place[user] for users, _, _ in noted for user in users.tolist()]
+        types.append(run.shop.population.type[users])
+    return np.concatenate(seen), np.concatenate(types)
+
+
+def campaigns_of(name: str, learned: Learned, truth: "Truth", begin_ms: int, days: int) -> CampaignSet:
     """The campaign that is judged under a name."""
     if name == "none":
         return CampaignSet()
@@ -243,22 +259,30 @@ def campaigns_of(name: str, learned: Learned, oracle: Oracle, begin_ms: int, day
         "linear": {"kind": "linear", "a": slope, "b": 0.0, "min": 0.0, "max": 0.2, "arm": "depth"},
         "profit": {"kind": "profit"},
         "oracle": {"kind": "profit"},
+        ROWS: {"kind": "profit"},
     }
     fields: dict[str, dict[str, Any]] = {"linear": {"arms": depth}, "profit": {"exploration": EXPLORATION_JUDGED}}
-    responses: dict[str, Responds] = {"profit": learned.response, "oracle": oracle}
+    responses: dict[str, Responds] = {"profit": learned.response, "oracle": truth.oracle, ROWS: truth.rows}
     budget = 0 if name == "everybody" else learned.budget_minor
     made = document(policies[name], budget, begin_ms, days, fields.get(name, {}))
     return compiled(made, responses.get(name))
 
 
-def judge(run: Run, name: str, learned: Learned, oracle: Oracle, days: int) -> Earned:
+class Truth(NamedTuple):
+    """What only the simulation knows, whole, and as far as rows tell it."""
+
+    oracle: Oracle
+    rows: Reachable
+
+
+def judge(run: Run, name: str, learned: Learned, truth: Truth, days: int) -> Earned:
     """Let one policy run for some days, and its last offers end."""
     ledger = run.shop.ledger
     before = ledger.caused_minor, ledger.discount_minor, _counts(run)
     run.wallet.purses.clear()
     begin_ms = run.now_ms
     scorer: Any = learned.model  # it scores; a network would, too
-    in_force = InForce(scorer, campaigns_of(name, learned, oracle, begin_ms, days))
+    in_force = InForce(scorer, campaigns_of(name, learned, truth, begin_ms, days))
     step = run.step_ms
     expected = 0.0
 
@@ -266,7 +290,7 @@ def judge(run: Run, name: str, learned: Learned, oracle: Oracle, days: int) -> E
         nonlocal expected
         which = np.flatnonzero(outcome.decisions["reason"] == Reason.OFFERED)
         if len(which):
-            expected += oracle.earns_minor(events[which], outcome.decisions["depth_bp"][which] / 10_000)
+            expected += truth.oracle.earns_minor(events[which], outcome.decisions["depth_bp"][which] / 10_000)
 
     run.until(begin_ms + days * DAY_MS, in_force, seen, step)
     run.until(run.now_ms + HORIZON_MS + step, InForce(Scorer(), CampaignSet()), _nothing, step)
@@ -286,24 +310,32 @@ def _counts(run: Run) -> tuple[int, int]:
 
 def prepare(seed: int, customers: int) -> tuple[Run, Learned, Earned]:
     """History and learning period of one shop; what the learning period cost."""
+    run, probe, seen = explore(seed, customers)
+    ledger, (offers, redeemed) = run.shop.ledger, _counts(run)
+    return run, learn(seen, probe), Earned(ledger.caused_minor, ledger.discount_minor, offers, redeemed, 0.0)
+
+
+def explore(seed: int, customers: int) -> tuple[Run, Probe, _Log]:
+    """History and learning period of one shop."""
     run = Run(seed, customers, START_MS)
     run.until(START_MS + HISTORY_DAYS * DAY_MS, InForce(Scorer(), CampaignSet()), _nothing, HISTORY_STEP_MS)
     probe, seen = Probe(), _Log()
     explored = document({"kind": "profit"}, 0, run.now_ms, LEARNING_DAYS, {"exploration": EXPLORATION_LEARNING})
     in_force = InForce(Scorer(), compiled(explored, probe))
     run.until(run.now_ms + LEARNING_DAYS * DAY_MS, in_force, seen.seen, run.step_ms)
-    ledger, (offers, redeemed) = run.shop.ledger, _counts(run)
-    cost = Earned(ledger.caused_minor, ledger.discount_minor, offers, redeemed, 0.0)
-    return run, learn(seen, probe), cost
+    return run, probe, seen
 
 
-def one_seed(seed: int, customers: int, names: tuple[str, ...]) -> dict[str, Any]:
-    """All policies in one shop."""
+def one_seed(
+    seed: int, customers: int, names: tuple[str, ...], told: tuple[NDArray[np.float64], NDArray[np.int64]]
+) -> dict[str, Any]:
+    """All policies in one shop; `told` is what `reachable` told."""
     began_s = time.monotonic()
     run, learned, cost = prepare(seed, customers)
     table = unprompted(seed + 10_000, customers, 6, HORIZON_MS)
     oracle = Oracle(run.shop.population, run.user_hashes, table)
-    earned = {name: forked(partial(judge, run, name, learned, oracle, JUDGED_DAYS)) for name in names}
+    truth = Truth(oracle, Reachable(LEARNED_FACTS, *told, oracle))
+    earned = {name: forked(partial(judge, run, name, learned, truth, JUDGED_DAYS)) for name in (*names, ROWS)}
     # What still came back of orders of the learning period is not this period's.
     nothing = earned["none"]
     earned = {
@@ -332,7 +364,8 @@ def main() -> None:
     seeds = range(1, arguments.seeds + 1)
     with ProcessPoolExecutor(min(os.cpu_count() or 1, len(seeds))) as pool:
         found = []
-        for one in pool.map(one_seed, seeds, [arguments.customers] * len(seeds), [POLICIES] * len(seeds)):
+        told = pool.submit(reachable, arguments.customers).result()
+        for one in pool.map(partial(one_seed, customers=arguments.customers, names=POLICIES, told=told), seeds):
             found.append(one)
             print(f"seed {one['seed']}: {one['seconds']:.0f} s", file=sys.stderr)
     result = summary(found, {"history": HISTORY_DAYS, "learning": LEARNING_DAYS, "judged": JUDGED_DAYS})
@@ -342,7 +375,18 @@ def main() -> None:
         low, high = policy["incremental_margin"]["ci"]
         value = policy["incremental_margin"]["value"]
         print(f"{name:12} {value:10,.2f}  [{low:10,.2f}, {high:10,.2f}]  spent {policy['spent']:10,.2f}")
-    print(f"budget {result['budget']:,.2f}; profit / oracle {result['profit_share_of_oracle']:.1%}")
+    best = result["reachable_from_rows"]["incremental_margin"]
+    print(f"best from rows {best['value']:,.2f}  [{best['ci'][0]:,.2f}, {best['ci'][1]:,.2f}]")
+    print(
+        f"budget {result['budget']:,.2f}; profit / threshold {_told(result['profit_over_threshold'])}; of the oracle's:"
+    )
+    print(f"  realised {_told(result['profit_share_of_oracle'])}")
+    print(f"of the oracle's: by expectation {_told(result['expected_share_of_oracle'])}")
+    print(f"of the oracle's: best from rows, by expectation {_told(result['rows_expected_share_of_oracle'])}")
+
+
+def _told(share: dict[str, Any]) -> str:
+    return f"{share['value']:.1%} [{share['ci'][0]:.1%}, {share['ci'][1]:.1%}]"
 
 
 if __name__ == "__main__":

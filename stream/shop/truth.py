@@ -58,17 +58,16 @@ class Oracle:
         self._order = np.argsort(user_hashes)
         self._hashes = user_hashes[self._order]
         self._type = population.type
-        self._unprompted = unprompted
+        self.unprompted = unprompted
         self.responds = np.array([t.responds for t in TYPES])
 
     def forecast(self, triggers: Asked, at: NDArray[np.int64]) -> TrueForecast:
         """As `stream.core.response.Responds`."""
         customer = self._order[np.searchsorted(self._hashes, triggers.event("user")[at])]
         of_type = self._type[customer]
-        price = triggers.event("price_minor")[at].astype(np.float64)
         return TrueForecast(
-            np.where(price > 0, price, _MEAN_PRICE),
-            self._unprompted[of_type, triggers.event("kind")[at]],
+            basket_of(triggers.event("price_minor")[at]),
+            self.unprompted[of_type, triggers.event("kind")[at]],
             self.responds[of_type],
         )
 
@@ -94,6 +93,11 @@ class _Given(NamedTuple):
 
 
 _MEAN_PRICE = float(np.mean(c.PRICE_MINOR))
+
+
+def basket_of(price_minor: NDArray[Any]) -> Floats:
+    """What a purchase would come to, of the price of what is looked at, 0 = not given."""
+    return np.where(price_minor > 0, price_minor, _MEAN_PRICE).astype(np.float64)
 
 
 def unprompted(seed: int, customers: int, days: int, horizon_ms: int) -> Floats:

@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # and checking of model files (a gate that another reader than the worker's passes proves nothing), the formats of
 # recorded logs.
 TRAINING_MAY = (
+    "stream.campaigns.control",
+    "stream.campaigns.learn",
+    "stream.campaigns.publish",
     "stream.core",
     "stream.errors",
     "stream.explain.shapley",

@@ -77,7 +77,8 @@ def test_a_small_shop_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too small to tell which policy is better; what is reported must be there, and budgets must hold."""
     for name, value in (("HISTORY_DAYS", 1), ("LEARNING_DAYS", 3), ("JUDGED_DAYS", 1), ("BUDGET_SHARE", 2.0)):
         monkeypatch.setattr(evaluate, name, value)
-    found = evaluate.one_seed(5, 300, evaluate.POLICIES)
+    monkeypatch.setattr(evaluate, "REFERENCE_SHOPS", (6,))
+    found = evaluate.one_seed(5, 300, evaluate.POLICIES, evaluate.reachable(300))
     result = json.loads(json.dumps(summary([found], {})))
     assert set(result["policies"]) == {
         *("none", "everybody", "random", "propensity", "threshold", "frequency", "linear", "profit", "oracle")

@@ -1,0 +1,1 @@
+"""How users respond to offers, learned from what a campaign explored."""
