@@ -12,16 +12,17 @@ from tests.e2e.harness import Event, Site, event
 from tests.e2e.logs import profile
 from training.cli import cli
 
-N_USERS, N_VIEWS = 700, 6
+N_USERS, N_VIEWS = 1_000, 8
+LIKED = ("search", "favourite")
 CAMPAIGN: dict[str, Any] = {
     "id": "earns",
     "name": "Earns",
     "version": 1,
-    "trigger": {"kinds": ["cart_add"]},
+    "trigger": {"kinds": ["checkout_start"]},
     "arms": [{"id": f"off{d}", "kind": "percent", "percent": d, "max_discount_minor": 9_000} for d in (5, 10)],
     "policy": {"kind": "profit"},
     "exploration": 0.8,
-    "margin_rate": 0.15,
+    "margin_rate": 0.11,
     "valid_for": "1h",
     "currency": "EUR",
     "cool_down": {"after_offer": "1s"},
@@ -65,11 +66,10 @@ def test_from_exploration_to_offers_that_were_learned(site: Site) -> None:
         now_ms = time.time_ns() // 1_000_000
         site.publish([profile(f"u{i}", now_ms) for i in range(N_USERS)])
         for n in range(N_VIEWS):
-            site.publish(
-                [click(u, n, "favourite" if u % 2 and n % 2 else "product_view", now_ms) for u in range(N_USERS)]
-            )
+            kinds = [draw.choice(["product_view", "cart_add", LIKED[u % 2]]) for u in range(N_USERS)]
+            site.publish([click(u, n, kinds[u], now_ms) for u in range(N_USERS)])
         site.wait_applied([worker])
-        site.publish([click(u, N_VIEWS, "cart_add", time.time_ns() // 1_000_000) for u in range(N_USERS)])
+        site.publish([click(u, N_VIEWS, "checkout_start", time.time_ns() // 1_000_000) for u in range(N_USERS)])
         site.wait_applied([worker])
         decisions = [record.json for record in site.out("decisions")]
         # Nothing is learned yet, so who is not drawn gets none: as good a "none" as one that was drawn.
@@ -95,7 +95,7 @@ def test_from_exploration_to_offers_that_were_learned(site: Site) -> None:
         arms: dict[int, str] = {}
         for n in range(50):
             now_ms = time.time_ns() // 1_000_000
-            site.publish([click(u, 100 + n, "cart_add", now_ms) for u in undrawn])
+            site.publish([click(u, 100 + n, "checkout_start", now_ms) for u in undrawn])
             site.wait_applied([worker])
             later = [record.json for record in site.out("decisions")][len(decisions) :]
             learned = [d for d in later if d["reason"] != "no_model" and int(d["user_id"][1:]) in undrawn]
@@ -106,4 +106,4 @@ def test_from_exploration_to_offers_that_were_learned(site: Site) -> None:
         won = [arms[u] != "none" for u in undrawn if u % 2]
         others = [arms[u] != "none" for u in undrawn if not u % 2]
         assert np.mean(won) > 0.3
-        assert np.mean(others) < 0.05
+        assert np.mean(others) < np.mean(won) / 3
