@@ -15,20 +15,12 @@ from tests.training.test_export import said_of
 from training.artefact import golden_examples, with_metadata
 from training.carried import EDGES, MEDIAN_MAX, PER_BIN, compare, said
 from training.cli import cli
-from training.dataset import Dataset, build, of_users
+from training.dataset import Dataset, of_users
 from training.errors import TrainingError
 from training.export import export
 from training.fit import Fitted
-from training.log import EventLog
 from training.seeded import seeded_model, seeded_window_model
 from training.serve import carried, rebuilt
-
-HOUR_MS = 3_600_000
-
-
-@pytest.fixture(scope="module")
-def dataset(log: EventLog) -> Dataset:
-    return build(log, HOUR_MS)
 
 
 def test_a_trained_state_carried_or_rebuilt_says_the_same(fitted: Fitted, dataset: Dataset) -> None:
