@@ -46,7 +46,7 @@ from stream.topology import Outcome
 START_MS = 1_790_035_200_000  # 2026-09-22, a midnight
 HORIZON_MS = 30 * 60_000
 HISTORY_DAYS, LEARNING_DAYS, JUDGED_DAYS = 5, 14, 5
-EXPLORATION_LEARNING, EXPLORATION_JUDGED = 0.75, 0.005
+EXPLORATION_LEARNING = 0.75
 DEPTHS = (5, 10, 20)
 DISCOUNT_MAX_MINOR = 60_000
 BUDGET_SHARE = 0.12
@@ -261,7 +261,7 @@ def campaigns_of(name: str, learned: Learned, truth: "Truth", begin_ms: int, day
         "oracle": {"kind": "profit"},
         ROWS: {"kind": "profit"},
     }
-    fields: dict[str, dict[str, Any]] = {"linear": {"arms": depth}, "profit": {"exploration": EXPLORATION_JUDGED}}
+    fields: dict[str, dict[str, Any]] = {"linear": {"arms": depth}}
     responses: dict[str, Responds] = {"profit": learned.response, "oracle": truth.oracle, ROWS: truth.rows}
     budget = 0 if name == "everybody" else learned.budget_minor
     made = document(policies[name], budget, begin_ms, days, fields.get(name, {}))
