@@ -18,7 +18,7 @@ from training.reproduce.cli import reproduce
 from training.response.cli import response
 from training.segments.cli import segments
 from training.show import print_evaluation
-from training.source_options import currency_option, events_option, format_option, progress_bar, read
+from training.source_options import currency_option, events_option, format_option, model_file, progress_bar, read
 from training.uplift.cli import uplift
 
 # ruff: noqa: PLC0415  TensorFlow takes five seconds: what needs it, or onnx, is imported where it is used
@@ -256,7 +256,7 @@ def evaluate(
     """
     console = Console(stderr=True)
     with told():
-        model = load(file.read_bytes())
+        model = model_file(file)
         log = read(console, events, format_, currency, topic_prefix)
         from training.dataset import build
         from training.evaluate import evaluation, judge, unseen
@@ -297,7 +297,7 @@ def carried(file: Path, events: str, format_: str | None, out: Path, currency: s
     """
     console = Console(stderr=True)
     with told():
-        model = load(file.read_bytes())
+        model = model_file(file)
         log = read(console, events, format_, currency, topic_prefix)
         from training.carried import compare, picture, said
         from training.dataset import build

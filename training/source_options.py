@@ -8,6 +8,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from stream.scoring.artefact import ModelRefused
+from stream.scoring.model import Model, load
+from training.errors import TrainingError
+
 # ruff: noqa: PLC0415  pyarrow and the decoder are imported where they are used
 
 events_option = click.option(
@@ -58,8 +62,6 @@ def read(console: Console, events: str, format_: str | None, currency: str, topi
     if counts.first_problem:
         console.print(f"the first that was not usable: {counts.first_problem}", style="yellow", markup=False)
     if not len(log.events):
-        from training.errors import TrainingError
-
         raise TrainingError("there are no events to learn from")
     return log
 
@@ -71,3 +73,16 @@ def _is_broker(text: str) -> bool:
 def progress_bar(console: Console) -> Progress:
     """What is under way, and for how long."""
     return Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
+
+
+def model_file(path: Path) -> Model:
+    """The model in a file.
+
+    Raises:
+        TrainingError: workers would refuse it; the file is named.
+        OSError: it cannot be read.
+    """
+    try:
+        return load(path.read_bytes())
+    except ModelRefused as refused:
+        raise TrainingError(f"{path}: {refused}") from refused

@@ -15,7 +15,7 @@ from stream.explain.words import groups_said, picture, step_said, steps_said
 from stream.kafka.admin import settings_from, settings_options
 from stream.kafka.partitioner import partitions
 from stream.kafka.topics import Topics, read_control
-from stream.scoring.artefact import ModelRefused
+from stream.scoring.artefact import PURCHASE, ModelRefused
 from stream.scoring.control import candidates
 from stream.scoring.files import file_of
 from stream.scoring.model import Model, load
@@ -149,6 +149,11 @@ def _model(settings: Settings, sha256_hex: str) -> Model:
             if not fit:
                 raise SetupError("no model is in force: python -m training publish FILE")
             sha256_hex = fit[0]
-        return load(file_of(records, sha256_hex))
+        model = load(file_of(records, sha256_hex))
     except ModelRefused as refused:
         raise SetupError(f"model {sha256_hex[:12]}: {refused.text}") from refused
+    if model.metadata.answers != PURCHASE:
+        raise SetupError(
+            f"model {model.hex[:12]} answers with a {model.metadata.answers}, no probability of a purchase"
+        )
+    return model

@@ -6,11 +6,10 @@ import click
 from rich.console import Console
 
 from stream.scoring.artefact import ModelRefused
-from stream.scoring.model import Model, load
 from stream.scoring.segments import load_segmenter
 from training.errors import TrainingError
 from training.options import prefix_option, told
-from training.source_options import currency_option, events_option, format_option, progress_bar, read
+from training.source_options import currency_option, events_option, format_option, model_file, progress_bar, read
 
 # ruff: noqa: PLC0415  scikit-learn and matplotlib take seconds: they are imported where they are used
 
@@ -53,8 +52,8 @@ def report(
     """
     console = Console(stderr=True)
     with told():
-        model = _model(file)
-        other = None if champion is None else _model(champion)
+        model = model_file(file)
+        other = None if champion is None else model_file(champion)
         try:
             segmenter = None if segments is None else load_segmenter(segments.read_bytes())
         except ModelRefused as refused:
@@ -80,10 +79,3 @@ def report(
         if name not in made:
             console.print(f"left out: {heading}: {needs}", markup=False)
     click.echo(f"{out / 'report.html'}")
-
-
-def _model(path: Path) -> Model:
-    try:
-        return load(path.read_bytes())
-    except ModelRefused as refused:
-        raise TrainingError(f"{path}: {refused.text}") from refused
