@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream.scoring.model import Model, load
-from training import cli_models
+from training import cli_loop, cli_models
 from training.effect.cli import effect, fairness
 from training.ope.cli import ope
 from training.options import CONTEXT, Duration, bootstrap_option, prefix_option, told
@@ -314,6 +314,7 @@ def carried(file: Path, events: str, format_: str | None, out: Path, currency: s
 
 
 cli.add_command(cli_models.publish)
+cli.add_command(cli_loop.loop)
 cli.add_command(cli_models.models)
 
 

@@ -15,7 +15,7 @@ from training.dataset import FAR, Dataset, joined
 from training.metrics import best_f1_threshold
 from training.models.network import Network
 from training.models.registry import Builder
-from training.prepare import standard
+from training.prepare import Standard, standard
 from training.windows import Batch, Windows, batches, cut
 
 
@@ -54,9 +54,19 @@ class Fitted(NamedTuple):
     """Folded into the head."""
     threshold: float
     """From which saying yes has the highest F1 on the validation users; NaN where there is no purchase among them."""
+    start: "Start"
+    """From where a later fit may start: of the first fit, which has not seen the validation users."""
 
 
 Weights = list[NDArray[np.float32]]
+
+
+class Start(NamedTuple):
+    """Weights to start from instead of drawn ones, and the standardisation that they were trained under."""
+
+    standard: Standard
+    weights: Weights
+
 
 _AS_GOOD = 1.02
 """Of two epochs whose validation losses differ by less than 2 %, the later is taken: validation users are few, their
@@ -64,7 +74,12 @@ loss is noisy, and late epochs, with their low learning rates, do better on othe
 
 
 def fit(
-    build: Builder, train: Dataset, valid: Dataset, plan: Plan, on_epoch: Callable[[Epoch], None] = lambda _: None
+    build: Builder,
+    train: Dataset,
+    valid: Dataset,
+    plan: Plan,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    start: Start | None = None,
 ) -> Fitted:
     """Fit by AdamW on the log loss of all horizons.
 
@@ -77,10 +92,11 @@ def fit(
         valid: other users, to know when to stop.
         plan: how long and how hard.
         on_epoch: told after each epoch of the first fit.
+        start: from where both fits start; None: from drawn weights.
     """
     tf.config.experimental.enable_op_determinism()
     # 1.
-    first = _Fit(build, train, plan)
+    first = _Fit(build, train, plan, start)
     valid_windows = cut(valid.starts, np.random.default_rng(plan.seed))
     history: list[Epoch] = []
     best, weights = Epoch(0, np.inf, np.inf), first.weights()
@@ -100,25 +116,29 @@ def fit(
         if label.any():
             threshold = _threshold(label, logit, scaled)
     # 2.
-    both = _Fit(build, joined(train, valid), plan)
+    both = _Fit(build, joined(train, valid), plan, start)
     for number in range(1, best.number + 1):
         both.epoch(number)
     if scaled != Scaling(1.0, 0.0):
         both.network.sequence.get_layer("head").rescale(scaled.slope, scaled.shift)
-    return Fitted(both.network, history, best, scaled, threshold)
+    return Fitted(both.network, history, best, scaled, threshold, Start(first.standard, weights))
 
 
 class _Fit:
     """One network on its way; the same seed takes the same way."""
 
-    def __init__(self, build: Builder, train: Dataset, plan: Plan) -> None:
+    def __init__(self, build: Builder, train: Dataset, plan: Plan, start: Start | None) -> None:
         keras.utils.set_random_seed(plan.seed)
         self._train, self._plan = train, plan
         self._rng = np.random.default_rng(plan.seed)
         n_arms = train.shown.shape[1]
-        self.network = network = build(standard(dequantise(train.steps)), n_arms, plan.dropout)
+        self.standard = standard(dequantise(train.steps)) if start is None else start.standard
+        self.network = network = build(self.standard, n_arms, plan.dropout)
         self._model = model = self.network.trained
-        _begin_at_the_base_rates(network, train)
+        if start is None:
+            _begin_at_the_base_rates(network, train)
+        else:
+            model.set_weights(start.weights)
         self._optimiser = optimiser = keras.optimizers.AdamW(
             plan.learning_rate, weight_decay=plan.weight_decay, clipnorm=1.0
         )

@@ -23,7 +23,7 @@ from training.errors import TrainingError
 from training.evaluate import evaluation, judge
 from training.export import export, parity
 from training.files import write_json, write_whole
-from training.fit import Epoch, Fitted, Plan, fit
+from training.fit import Epoch, Fitted, Plan, Start, fit
 from training.gates import Gate, against, gates, gates_said, of_export
 from training.log import EventLog
 from training.metrics import Parity, calibration, quality
@@ -47,6 +47,8 @@ class Made(NamedTuple):
     evaluation: dict[str, Any]
     """On users never seen in training, as `python -m training evaluate` says it."""
     beside: Beside
+    start: Start
+    """From where a successor may start."""
 
 
 def make(
@@ -58,6 +60,8 @@ def make(
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     champion: Model | None = None,
     arms: Arms | None = None,
+    start: Start | None = None,
+    parent: str | None = None,
 ) -> Made:
     """Train on a log and make the file.
 
@@ -76,6 +80,8 @@ def make(
         on_epoch: told after each epoch.
         champion: in force, to be compared with on the users that the figures are taken from; None: there is none.
         arms: to answer for; None: a purchase without an offer only.
+        start: weights to start from; None: drawn ones.
+        parent: SHA-256 of the model that they are of.
 
     Raises:
         TrainingError: the log is not enough to learn from.
@@ -97,7 +103,7 @@ def make(
         require_depths(split.train, split.test)
     # 2.
     on_stage("fitting")
-    fitted = fit(BUILDERS[architecture], split.train, split.valid, plan, on_epoch)
+    fitted = fit(BUILDERS[architecture], split.train, split.valid, plan, on_epoch, start)
     # 3.
     on_stage("exporting")
     network = fitted.network
@@ -120,7 +126,7 @@ def make(
             "users": len(log.users),
         },
         metrics={},
-        parent=None,
+        parent=parent,
         commit=_commit(),
         features=tuple(feature.name for feature in FEATURES),
         features_hash=features_hash(),
@@ -140,7 +146,7 @@ def make(
     # Not in the file's metadata: how long it took and how it went differ from run to run.
     history = [{"loss": epoch.loss, "valid_loss": epoch.valid_loss} for epoch in fitted.history]
     metrics |= {"wall_s": round(time.monotonic() - started_s, 1), "history": history}
-    return Made(data, model, metrics, found, kept)
+    return Made(data, model, metrics, found, kept, fitted.start)
 
 
 class _Tried(NamedTuple):

@@ -21,7 +21,7 @@ from stream.shop.fields import Event as Published
 from stream.shop.formats import FORMATS
 from stream.shop.lines import LineSource
 from stream.shop.mapping import load_mapping
-from training.archive import read_manifest, read_records
+from training.archive import Manifest, read_manifest, read_records
 from training.errors import TrainingError
 from training.log import Counts, EventLog, event_log
 
@@ -170,18 +170,21 @@ def read_topics(bootstrap: str, topic_prefix: str, currency: str, progress: Prog
     return event_log(_merge(of_partition) for of_partition in batches), tally.counts()
 
 
-def read_archive(path: Path, currency: str, progress: Progress) -> tuple[EventLog, Counts]:
+def read_archive(
+    path: Path, currency: str, progress: Progress, manifest: Manifest | None = None
+) -> tuple[EventLog, Counts]:
     """The source topics of an archive, as `read_topics` reads those of a broker.
 
     Args:
         path: the archive's folder.
         currency: as for `read_topics`.
         progress: told offsets.
+        manifest: how far to read, of an earlier time; None: as far as the archive goes.
 
     Raises:
         TrainingError: the manifest or a file is missing, cut short, or not of an archive.
     """
-    manifest = read_manifest(path)
+    manifest = manifest or read_manifest(path)
     total = sum(sum(manifest.end[source]) for source in SOURCES)
     tally = _Tally()
 
