@@ -21,6 +21,8 @@ from training.serve import carried
 
 PARITY_MAX = 1e-5
 CALIBRATION_ERROR_MAX = 0.05
+"""Beyond what chance alone would give."""
+
 SCORE_US_MAX = 50.0
 """A row, a thousand in a batch: half of what a worker rolls a model back for."""
 
@@ -98,7 +100,7 @@ def gates(
     found = [
         *of_export(parity, size_bytes, features),
         Gate("log_loss_below_base", test.log_loss, test.base_log_loss),
-        Gate("calibration_error", calibrated.error, CALIBRATION_ERROR_MAX),
+        Gate("calibration_error", calibrated.error, CALIBRATION_ERROR_MAX + by_chance(calibrated)),
     ]
     if compared is not None:  # worse beyond chance: the whole interval of what it loses more is above zero
         found.append(Gate(NOT_WORSE, compared.log_loss.low, 0.0))
@@ -113,6 +115,15 @@ def of_export(parity: Parity, size_bytes: int, features: Sequence[str]) -> list[
         Gate("size_bytes", size_bytes, MODEL_BYTES_MAX),
         Gate("protected_fields", len(protected(features)), 0),
     ]
+
+
+def by_chance(calibrated: Calibration) -> float:
+    """The calibration error that a perfect model would have on so few decision points.
+
+    The mean absolute deviation of a rate is sqrt(2 / pi) times its standard deviation.
+    """
+    deviation = np.sqrt(2 / np.pi * calibrated.score * (1 - calibrated.score) / calibrated.n)
+    return float(np.average(deviation, weights=calibrated.n))
 
 
 def protected(features: Sequence[str]) -> list[str]:

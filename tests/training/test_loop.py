@@ -42,7 +42,7 @@ def shopping(first: int, n_users: int) -> list[Event]:
 def test_the_loop(broker: str, topic_prefix: str, tmp_path: Path) -> None:
     site = Site(broker, topic_prefix, tmp_path, partitions=2)
     site.publish(shopping(0, 100))
-    plan = Plan(epochs=6, batch=8)
+    plan = Plan(epochs=10, batch=8)
     task = Task(broker, topic_prefix, tmp_path / "archive", tmp_path / "out", HOUR_MS, "lstm", plan, "EUR")
 
     def kill_at(stage: str) -> None:
