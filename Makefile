@@ -19,7 +19,7 @@ help: ## this list
 
 .PHONY: setup
 setup: ## make .venv/ with every extra; nothing to do when it is there
-	@$(PYTHON) tools/setup_venv.py
+	@$(PYTHON) deploy/tools/setup_venv.py
 
 .PHONY: demo
 demo: setup ## the whole product on this machine, under 5 minutes; HOLD=1 goes on until stopped
@@ -51,9 +51,6 @@ bench: setup ## the whole job against plain Faust, into var/bench.json
 fuzz: setup ## a million bent inputs to all that reads bytes of others; INPUTS=, SEED= repeats a run
 	@$(PY) -m tests.fuzz $(if $(INPUTS),--inputs $(INPUTS)) $(if $(SEED),--seed $(SEED))
 
-# Parts that have an issue of their own. Until it lands the target fails and says so.
-later = @if [ -e "$(1)" ]; then $(2); else echo "make $@: $(1) does not exist yet; it belongs to a later issue" >&2; exit 2; fi
-
 .PHONY: faults
 faults: setup ## crashes, zombies, broker failures, bad disks at random, into var/faults.json; FAULTS=200 SEED= MINUTES= KINDS=
 	@$(PY) -m tests.faults
@@ -68,9 +65,9 @@ deploy-test: setup ## the Helm chart, alerts and image; gets helm and promtool w
 
 .PHONY: docs
 docs: setup ## write the pages that are made from the code: docs/cli.md
-	@$(PY) tools/write_cli_docs.py
+	@$(PY) deploy/tools/write_cli_docs.py
 
 .PHONY: lock
 lock: setup ## pin the newest versions allowed by pyproject.toml, and Kafka's jars (needs the network)
-	@$(PY) tools/lock_requirements.py
-	@$(PY) tools/lock_jars.py
+	@$(PY) deploy/tools/lock_requirements.py
+	@$(PY) deploy/tools/lock_jars.py

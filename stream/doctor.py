@@ -32,7 +32,7 @@ from stream.errors import SettingsError
 from stream.settings import from_environment
 
 DISTRIBUTION = "offerstream"
-LOCK = Path(__file__).resolve().parent.parent / "requirements" / "all.lock"
+LOCK = Path(__file__).resolve().parent.parent / "deploy" / "requirements" / "all.lock"
 DISK_FREE_MIN_BYTES = 256 << 20
 DISK_FREE_WANTED_BYTES = 4 << 30
 MEMORY_FREE_MIN_BYTES = 512 << 20
@@ -134,7 +134,7 @@ def check_lock() -> Iterator[Finding]:
     if other:
         yield Finding("versions", "note", "not the pinned ones: " + ", ".join(other), "make setup")
     else:
-        yield Finding("versions", "ok", "those of requirements/all.lock")
+        yield Finding("versions", "ok", "those of deploy/requirements/all.lock")
 
 
 def check_settings() -> Iterator[Finding]:

@@ -16,8 +16,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "de
 
 @pytest.fixture(scope="module")
 def writer() -> Any:
-    """tools/write_cli_docs.py, a program and not in any package."""
-    spec = importlib.util.spec_from_file_location("write_cli_docs", ROOT / "tools" / "write_cli_docs.py")
+    """deploy/tools/write_cli_docs.py, a program and not in any package."""
+    spec = importlib.util.spec_from_file_location("write_cli_docs", ROOT / "deploy" / "tools" / "write_cli_docs.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -27,7 +27,7 @@ def writer() -> Any:
 
 def test_the_page_of_the_command_line_is_what_the_commands_say() -> None:
     # In a process of its own: click keeps the help option a command was first called with, be it by another test.
-    program = "import runpy, sys; sys.stdout.write(runpy.run_path('tools/write_cli_docs.py')['page']())"
+    program = "import runpy, sys; sys.stdout.write(runpy.run_path('deploy/tools/write_cli_docs.py')['page']())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == done.stdout, "make docs"
 

@@ -39,7 +39,7 @@ def text_files() -> list[tuple[Path, str]]:
 def pinned(name: str) -> dict[str, list[tuple[Requirement, int]]]:
     """Package -> its lines in a lock file (one for each marker), with how many hashes each has."""
     found: dict[str, list[tuple[Requirement, int]]] = {}
-    for entry in re.split(r"\n(?=\S)", (ROOT / "requirements" / name).read_text(encoding="utf-8").strip()):
+    for entry in re.split(r"\n(?=\S)", (ROOT / "deploy" / "requirements" / name).read_text(encoding="utf-8").strip()):
         head, *hashes = entry.split(" \\\n")
         requirement = Requirement(head)
         assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}", line) for line in hashes), entry
@@ -49,7 +49,7 @@ def pinned(name: str) -> dict[str, list[tuple[Requirement, int]]]:
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_a_lock_pins_exact_versions_by_hash_and_names_no_address(name: str) -> None:
-    text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
+    text = (ROOT / "deploy" / "requirements" / name).read_text(encoding="utf-8")
     assert "://" not in text
     assert "--index" not in text
     assert "--find-links" not in text
@@ -114,11 +114,27 @@ def test_the_repository_names_nothing_of_elsewhere(what: str) -> None:
     assert found == []
 
 
+def test_the_top_level_is_the_agreed_one() -> None:
+    agreed = {
+        ".ci",
+        ".gitignore",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "Makefile",
+        "README.md",
+        "deploy",
+        "docs",
+    }
+    agreed |= {"pyproject.toml", "schemas", "stream", "tests", "training"}
+    assert {path.parts[0] for path, _ in text_files()} == agreed
+
+
 def test_modules_are_short_enough_to_read() -> None:
     long = {
         str(path): lines
         for path, text in text_files()
-        if path.suffix == ".py" and path.parts[0] in {"stream", "training", "tools"}
+        if path.suffix == ".py" and path.parts[0] in {"stream", "training", "deploy"}
         if (lines := text.count("\n")) > MODULE_LINES_MAX
     }
     assert long == {}, "ask what two things each of them holds"

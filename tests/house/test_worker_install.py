@@ -38,7 +38,15 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
     pip = (python, "-m", "pip", "install", "--quiet")
-    run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", ROOT / "requirements" / "worker.lock", cwd=folder)
+    run(
+        *pip,
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "-r",
+        ROOT / "deploy" / "requirements" / "worker.lock",
+        cwd=folder,
+    )
     run(*pip, "--no-deps", folder / "source", cwd=folder)
     return python
 

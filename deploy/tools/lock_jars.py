@@ -16,7 +16,7 @@ from jgo.parse import Endpoint
 
 # 4.4.0 is left out: its kafka-tools-api was not published when this was pinned.
 KAFKA_VERSION = "4.3.1"
-MANIFEST = Path(__file__).resolve().parent.parent / "stream" / "broker" / "jars.sha256"
+MANIFEST = Path(__file__).resolve().parent.parent.parent / "stream" / "broker" / "jars.sha256"
 HEADER = """\
 # The jars of the embedded broker: SHA-256 and Maven coordinate, one a line, in class path order.
 # Written by `make lock`; stream/broker/jars.py fetches and verifies them.

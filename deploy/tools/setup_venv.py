@@ -19,9 +19,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 VENV = ROOT / ".venv"
-LOCK = ROOT / "requirements" / "all.lock"
+LOCK = ROOT / "deploy" / "requirements" / "all.lock"
 PYTHON_MIN, PYTHON_MAX = (3, 11), (3, 13)
 
 

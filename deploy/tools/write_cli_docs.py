@@ -12,7 +12,7 @@ import click
 from stream.cli import cli as stream_cli
 from training.cli import cli as training_cli
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "cli.md"
 HEAD = """\
 # The command line
 
