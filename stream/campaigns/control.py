@@ -32,6 +32,7 @@ from stream.core.campaign import (
     Linear,
     Objective,
     Occasion,
+    Parity,
     Policy,
     Profit,
     Threshold,
@@ -182,12 +183,17 @@ def compile_document(document: Document, shop: Shop, response: Responds | None =
         exploration=1.0 if document["policy"]["kind"] == "explore" else float(document.get("exploration", 0)),
         margin_rate=float(document.get("margin_rate", 0)),
         budget=_budget(document.get("budget")),
+        parity=_parity(document.get("parity")),
         scope={name: tuple(of) for name, of in document["scope"].items()} if "scope" in document else None,
     )
 
 
 def _budget(budget: Document | None) -> Budget | None:
     return Budget(int(budget["total_minor"]), budget.get("pacing", "even") == "even") if budget else None
+
+
+def _parity(parity: Document | None) -> Parity | None:
+    return Parity(parity["by"], float(parity["ratio_min"])) if parity else None
 
 
 def _date(text: str) -> tuple[int, int, int]:

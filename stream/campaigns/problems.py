@@ -77,7 +77,7 @@ def _missing(f: _Finding) -> Iterator[Problem]:
 
 
 def _not_one_of(f: _Finding) -> Iterator[Problem]:
-    if f.path[-1:] == ("field",) and str(f.found).lower() in PROTECTED:
+    if f.path[-1:] in (("field",), ("by",)) and str(f.found).lower() in PROTECTED:
         yield Problem(f.path, f"{show(f.found)} is a protected attribute: no campaign may look at it")
         return
     known = [str(value) for value in f.wanted]

@@ -9,6 +9,7 @@ from stream.core.campaign import N_ARMS_MAX, OPS, Objective, Occasion
 from stream.core.caps import CAP_MAX
 from stream.core.events import N_KINDS_WINDOWED, Kind
 from stream.core.facts import FACTS
+from stream.core.parity import GROUPS
 from stream.core.row import WINDOWS
 from stream.core.segments import Segment
 
@@ -320,6 +321,15 @@ def document_schema() -> Schema:
                     },
                     ["total_minor"],
                     description="the most that the campaign may cost, by whatever is redeemed; never more",
+                ),
+                "parity": _object(
+                    {
+                        "by": _one_of(GROUPS, "what users are grouped by"),
+                        "ratio_min": {"type": "number", "minimum": 0.1, "maximum": 1},
+                    },
+                    ["by", "ratio_min"],
+                    description="least ratio of one group's offers per decision to another's; offers beyond it are "
+                    "withheld",
                 ),
                 "scope": {
                     **_object(

@@ -20,6 +20,7 @@ from stream.core.decide import Decisions, Reason, decide
 from stream.core.events import EVENT
 from stream.core.facts import Triggers
 from stream.core.fold import turns
+from stream.core.parity import Tally
 from stream.core.policies import arm_values
 from stream.core.row import Rows, new_rows
 from stream.kafka.decode import decode
@@ -194,12 +195,12 @@ def _decide(
 ) -> Made:  # fmt: skip
     """Decide again; the row and the wallet change as they did.
 
-    What a budget had left then is in no record. So there is plenty, but for the campaign that was recorded to have had
-    too little; and a campaign with a budget that would have come first and did not, is left out: it had none.
+    What a budget, or a bound of parity, had left then is in no record. So there is plenty, but for the campaign that
+    was recorded to have had too little; and a campaign with one that would have come first and did not, is left out: it
+    had none.
     """
     before = rows.copy()
-    poor = {made["campaign_id"]} if made["reason"] == "budget" else set()
-    _fill(wallet, campaigns, made, poor)
+    _fill(wallet, campaigns, made)
     left_out: set[str] = set()
     while True:
         asked = CampaignSet(
@@ -208,7 +209,7 @@ def _decide(
         rows[:] = before
         (one,) = _ask(made, events, rows, score, asked, wallet, max_age_ms)
         campaign = asked.campaigns[one["campaign"]] if one["campaign"] >= 0 else None
-        if campaign is None or campaign.id == made["campaign_id"] or campaign.budget is None:
+        if campaign is None or campaign.id == made["campaign_id"] or not _bounded(campaign):
             break
         left_out.add(campaign.id)
     arms = campaign.arms if campaign else ()
@@ -228,7 +229,8 @@ def _decide(
     for each in campaigns.campaigns:
         single = CampaignSet([each], campaigns.segment_rules, campaigns.zone)
         (said,) = _ask(made, events, before.copy(), score, single, Wallet.from_state(wallet.state()), max_age_ms)
-        reason = "paused" if each.paused else "budget" if each.id in left_out else Reason(said["reason"]).name.lower()
+        bound = "parity" if each.budget is None else "budget"
+        reason = "paused" if each.paused else bound if each.id in left_out else Reason(said["reason"]).name.lower()
         verdicts.append({"campaign_id": each.id, "reason": reason})
     values = []
     if campaign is not None:
@@ -237,11 +239,19 @@ def _decide(
     return Made(told, campaign, values, verdicts)
 
 
-def _fill(wallet: Wallet, campaigns: CampaignSet, made: Decision, poor: set[str]) -> None:
+def _bounded(campaign: Campaign) -> bool:
+    return campaign.budget is not None or campaign.parity is not None
+
+
+def _fill(wallet: Wallet, campaigns: CampaignSet, made: Decision) -> None:
     for campaign in campaigns.campaigns:
+        short = made["reason"] if campaign.id == made["campaign_id"] else ""
+        wallet.tallies.pop(campaign.key, None)  # without one nothing is offered
+        if campaign.parity is not None and short != "parity":
+            wallet.tallies[campaign.key] = Tally(campaign.parity.by)
         if campaign.budget is not None:
             purse = wallet.purses.setdefault(campaign.key, Purse())
-            purse.limit_minor = 0 if campaign.id in poor else _PLENTY_MINOR
+            purse.limit_minor = 0 if short == "budget" else _PLENTY_MINOR
             purse.price = made["dual_price"] if campaign.id == made["campaign_id"] else 0.0
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from stream.core.absorb import Events
 from stream.core.campaign import Campaign, CampaignSet, Profit
 from stream.core.events import Kind
+from stream.core.parity import Tally
 from stream.core.row import DAY_MS, Rows
 
 PENDING = 1
@@ -81,11 +82,16 @@ ODD = ("unknown", "mismatched", "overdrawn_minor")
 """Fields of a purse that tell of what did not fit."""
 
 
+OF_PARITY = "parity:"
+"""What stands before the key of a tally where a wallet is stored."""
+
+
 class Wallet:
-    """The purses of one partition, by `Campaign.key`."""
+    """The purses of one partition, and its tallies of offers by group, by `Campaign.key`."""
 
     def __init__(self) -> None:
         self.purses: dict[int, Purse] = {}
+        self.tallies: dict[int, Tally] = {}
 
     def __bool__(self) -> bool:
         return bool(self.purses)
@@ -96,12 +102,16 @@ class Wallet:
         return purse.price if purse else 0.0
 
     def follow(self, campaigns: CampaignSet, partition: int, n_partitions: int, now_ms: int) -> None:
-        """Take over the budgets of the campaigns in force, and bring lambda up to date.
+        """Take over the budgets and the bounds of parity of the campaigns in force, and bring lambda up to date.
 
         A budget that was raised or cut changes the limit; what was spent stays. The purse of a campaign that is gone
-        stays too: its offers may be redeemed, and it may come back.
+        stays too: its offers may be redeemed, and it may come back. Who is grouped in another way is counted anew.
         """
         for campaign in campaigns.campaigns:
+            if campaign.parity is not None:
+                tally = self.tallies.get(campaign.key)
+                if tally is None or tally.by != campaign.parity.by:
+                    self.tallies[campaign.key] = Tally(campaign.parity.by)
             if campaign.budget is None:
                 continue
             purse = self.purses.setdefault(campaign.key, Purse())
@@ -203,13 +213,18 @@ class Wallet:
 
     def state(self) -> dict[str, dict[str, float]]:
         """To be stored with the rows."""
-        return {str(key): asdict(purse) for key, purse in self.purses.items()}
+        purses: dict[str, dict[str, float]] = {str(key): asdict(purse) for key, purse in self.purses.items()}
+        return purses | {f"{OF_PARITY}{key}": tally.state() for key, tally in self.tallies.items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Mapping[str, float]]) -> "Wallet":
         """What `state` stored."""
         wallet = cls()
-        wallet.purses = {int(key): Purse(**purse) for key, purse in state.items()}  # type: ignore[arg-type]
+        for key, stored in state.items():
+            if key.startswith(OF_PARITY):
+                wallet.tallies[int(key.removeprefix(OF_PARITY))] = Tally.from_state(stored)
+            else:
+                wallet.purses[int(key)] = Purse(**stored)  # type: ignore[arg-type]
         return wallet
 
 

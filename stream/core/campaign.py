@@ -151,6 +151,14 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Parity:
+    """How alike groups of users have to be in how often they get offers; see `stream.core.parity`."""
+
+    by: str  # one of GROUPS there
+    ratio_min: float  # of the lowest rate to any other
+
+
+@dataclass(frozen=True, slots=True)
 class Condition:
     """Compares one fact (`stream.core.facts`) with a value; a fact that is not known fails every condition."""
 
@@ -196,6 +204,7 @@ class Campaign:
     exploration: float = 0.0  # share of decisions that are drawn from all arms alike
     margin_rate: float = 0.0  # of the price, before discount; 0 = not said
     budget: Budget | None = None
+    parity: Parity | None = None
     scope: Mapping[str, tuple[str, ...]] | None = None  # what an offer applies to; None = the whole order
 
     @cached_property
@@ -230,7 +239,7 @@ class CampaignSet:
         arm_bits: int64 [campaigns + 1], a bit for each arm.
         segment_rules: what makes a user new, frequent or dormant.
         zone: the shop's: its days.
-        budgeted: any campaign has a budget.
+        budgeted: any campaign has something that a partition's `Wallet` keeps: a budget, or a bound of parity.
     """
 
     def __init__(
@@ -251,7 +260,7 @@ class CampaignSet:
             self.depths_bp[i, : len(campaign.arms)] = [arm.depth_bp for arm in campaign.arms]
             self.values_minor[i, : len(campaign.arms)] = [arm.value_minor for arm in campaign.arms]
         self.segment_rules = segment_rules
-        self.budgeted = any(campaign.budget is not None for campaign in self.campaigns)
+        self.budgeted = any(c.budget is not None or c.parity is not None for c in self.campaigns)
         self.zone = zone
         self._today = Today(dt.date.min, 0, 0, 0)
 

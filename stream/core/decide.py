@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from stream.core.absorb import Events
 from stream.core.budget import NO_BUDGETS, Wallet, cost_max_minor
-from stream.core.campaign import N_CAMPAIGNS_MAX, Campaign, CampaignSet, Today
+from stream.core.campaign import N_CAMPAIGNS_MAX, Campaign, CampaignSet, Parity, Today
 from stream.core.caps import count_offers
 from stream.core.eligible import eligible
 from stream.core.events import CONSENT_YES, Kind
 from stream.core.facts import Triggers
+from stream.core.parity import Tally, groups
 from stream.core.policies import NONE, cannot_choose, choose, needs_score
 from stream.core.row import Rows
 
@@ -36,6 +37,7 @@ class Reason(IntEnum):
     CAP = 11  # as many offers as the campaign allows were made
     BUDGET = 12  # the policy chose an arm, there is no money left for it now
     OPEN_OFFER = 13  # money of some budget is still reserved for an offer of this user
+    PARITY = 14  # the policy chose an arm, the user's group has had offers enough for now
 
 
 DECISION = np.dtype(
@@ -222,8 +224,14 @@ def _ask(
     else:
         record[:, _REASON] = _OUTCOMES[campaign.dry_run][chosen.view(np.uint8)]
     _note_no_model(campaign, record, score, chosen)
+    group = None
+    if campaign.parity is not None and not campaign.dry_run:
+        group = groups(campaign.parity.by, sheet.triggers, at)
+        taken = _share(campaign.parity, record, group, taken, wallet.tallies.get(campaign.key))
     if campaign.budget is not None:
         taken = _pay(campaign, record, arm, taken, sheet.triggers.event("price_minor")[at], sheet, wallet)
+    if group is not None and taken.any():
+        wallet.tallies[campaign.key].made(group[taken])
     record[:, _ARM] = np.where(taken, arm, NONE)
     if depth_bp is not None:
         record[:, _DEPTH_BP] = depth_bp * taken
@@ -238,6 +246,18 @@ def _note_no_model(
         record[np.isnan(score) & ~chosen, _REASON] = Reason.NO_MODEL
     elif cannot_choose(campaign.policy):
         record[~chosen, _REASON] = Reason.NO_MODEL
+
+
+def _share(
+    parity: Parity, record: NDArray[np.int64], group: NDArray[np.int64], taken: NDArray[np.bool_], tally: Tally | None
+) -> NDArray[np.bool_]:
+    """Who is offered something that other groups get often enough too; the others get the reason."""
+    if tally is None:
+        allowed = np.zeros(len(taken), bool)
+    else:
+        allowed = tally.allows(group, record[:, _HOLDOUT] == 0, taken, parity.ratio_min)
+    record[taken & ~allowed, _REASON] = Reason.PARITY
+    return allowed
 
 
 def _pay(

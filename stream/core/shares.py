@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.core.budget import share_minor
+from stream.core.budget import OF_PARITY, share_minor
+from stream.core.parity import respread_tallies
 from stream.core.row import Rows
 
 State = Mapping[str, Mapping[str, float]]
-"""What `Wallet.state` stored: purses by the campaign's key."""
+"""What `Wallet.state` stored: purses, and tallies of offers by group, by the campaign's key."""
 
 _SUMS = ("limit_minor", "settled_minor", "used_minor", "settled", "unknown", "overdrawn_minor")
 
@@ -35,6 +36,10 @@ def respread(
     spread: list[dict[str, dict[str, float]]] = [{} for _ in range(n)]
     for key in dict.fromkeys(key for state in states for key in state):
         old = [state[key] for state in states if key in state]
+        if key.startswith(OF_PARITY):
+            for q, tally in enumerate(respread_tallies(old, n)):
+                spread[q][key] = tally
+            continue
         sums = {name: sum(int(purse[name]) for purse in old) for name in (*_SUMS, "spent_minor", "reserved_minor")}
         held = [int(minor) for minor in held_minor.get(key, [0] * n)]
         orphaned = sums["reserved_minor"] - sum(held)

@@ -76,10 +76,12 @@ NONE = "none"
 NOT_DECIDED = frozenset(
     {
         *("dry_run", "stale", "no_consent", "objection", "not_eligible", "not_triggered"),
-        *("cool_down", "cap", "open_offer", "no_model", "budget"),
+        *("cool_down", "cap", "open_offer", "no_model", "budget", "parity"),
     }
 )
-"""Reasons of decisions in which nobody could have got an arm, whatever the draw; and `budget`, which is warned of."""
+"""Reasons of decisions in which nobody could have got an arm, whatever the draw; and WITHHELD, which are warned of."""
+WITHHELD = ("budget", "parity")
+"""Reasons of decisions that chose an arm which nobody got."""
 
 
 def of_decisions(decisions: list[Decision], orders: list[Order], campaign: str, policy: str, horizon_ms: int) -> Log:
@@ -104,8 +106,8 @@ def of_decisions(decisions: list[Decision], orders: list[Order], campaign: str, 
     arms = (NONE, *sorted({arm for d in used for arm in d.eligible} - {NONE}))
     if policy not in {"uniform", *arms}:
         raise TrainingError(f"--policy {policy}: not uniform, and no arm of {campaign}: {', '.join(arms)}")
-    unpaid = sum(d.campaign_id == campaign and not d.holdout and d.reason == "budget" for d in decisions)
-    note = f"{unpaid} decisions chose an arm that there was no money for and are left out; where these are many, "
+    unpaid = sum(d.campaign_id == campaign and not d.holdout and d.reason in WITHHELD for d in decisions)
+    note = f"{unpaid} decisions chose an arm that a budget or parity withheld and are left out; where these are many, "
     note += "the others, in which none was chosen too often, are no fair sample"
     last_ms = max([order.time_ms for order in orders] + [d.time_ms for d in used])
     used = [d for d in used if d.time_ms + horizon_ms <= last_ms] or used
