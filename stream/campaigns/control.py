@@ -29,6 +29,7 @@ from stream.core.campaign import (
     Condition,
     Explore,
     Frequency,
+    Guard,
     Linear,
     Objective,
     Occasion,
@@ -184,6 +185,7 @@ def compile_document(document: Document, shop: Shop, response: Responds | None =
         margin_rate=float(document.get("margin_rate", 0)),
         budget=_budget(document.get("budget")),
         parity=_parity(document.get("parity")),
+        guard=_guard(document.get("guard")),
         scope={name: tuple(of) for name, of in document["scope"].items()} if "scope" in document else None,
     )
 
@@ -194,6 +196,10 @@ def _budget(budget: Document | None) -> Budget | None:
 
 def _parity(parity: Document | None) -> Parity | None:
     return Parity(parity["by"], float(parity["ratio_min"])) if parity else None
+
+
+def _guard(guard: Document | None) -> Guard | None:
+    return Guard(int(guard["free"]), float(guard["per_order"])) if guard else None
 
 
 def _date(text: str) -> tuple[int, int, int]:

@@ -331,6 +331,15 @@ def document_schema() -> Schema:
                     description="least ratio of one group's offers per decision to another's; offers beyond it are "
                     "withheld",
                 ),
+                "guard": _object(
+                    {
+                        "free": {"type": "integer", "minimum": 1, "maximum": 1_000},
+                        "per_order": {"type": "number", "minimum": 0, "maximum": 100},
+                    },
+                    ["free", "per_order"],
+                    description="against users who provoke offers: most offers that a user may have used, `free` and "
+                    "`per_order` for each order at full price that was kept",
+                ),
                 "scope": {
                     **_object(
                         {"products": names, "categories": names, "brands": names},

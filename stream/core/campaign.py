@@ -159,6 +159,14 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """How many offers a user may have used: `free`, and `per_order` for each order at full price that was kept."""
+
+    free: int
+    per_order: float
+
+
+@dataclass(frozen=True, slots=True)
 class Condition:
     """Compares one fact (`stream.core.facts`) with a value; a fact that is not known fails every condition."""
 
@@ -205,6 +213,7 @@ class Campaign:
     margin_rate: float = 0.0  # of the price, before discount; 0 = not said
     budget: Budget | None = None
     parity: Parity | None = None
+    guard: Guard | None = None
     scope: Mapping[str, tuple[str, ...]] | None = None  # what an offer applies to; None = the whole order
 
     @cached_property

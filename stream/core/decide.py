@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from stream.core.absorb import Events
 from stream.core.budget import NO_BUDGETS, Wallet, cost_max_minor
-from stream.core.campaign import N_CAMPAIGNS_MAX, Campaign, CampaignSet, Parity, Today
+from stream.core.campaign import N_CAMPAIGNS_MAX, Campaign, CampaignSet, Guard, Parity, Today
 from stream.core.caps import count_offers
 from stream.core.eligible import eligible
 from stream.core.events import CONSENT_YES, Kind
-from stream.core.facts import Triggers
+from stream.core.facts import Triggers, offers_earned
 from stream.core.parity import Tally, groups
 from stream.core.policies import NONE, cannot_choose, choose, needs_score
 from stream.core.row import Rows
@@ -38,6 +38,7 @@ class Reason(IntEnum):
     BUDGET = 12  # the policy chose an arm, there is no money left for it now
     OPEN_OFFER = 13  # money of some budget is still reserved for an offer of this user
     PARITY = 14  # the policy chose an arm, the user's group has had offers enough for now
+    GUARD = 15  # the user has used as many offers as orders at full price allow
 
 
 DECISION = np.dtype(
@@ -341,7 +342,13 @@ def _rest(index: int, campaign: Campaign, sheet: _Sheet, at: NDArray[np.int64], 
             full |= triggers.offers(today.day, n_days)[at] >= most
         if full.any():
             at = _leave_out(index, sheet, at, full, Reason.CAP)
-    return at
+    return at if campaign.guard is None else _guard(index, campaign.guard, sheet, at)
+
+
+def _guard(index: int, guard: Guard, sheet: _Sheet, at: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Leave out those who have used as many offers as they may."""
+    used_up = offers_earned(sheet.triggers, at, guard.free, guard.per_order) < 1
+    return _leave_out(index, sheet, at, used_up, Reason.GUARD) if used_up.any() else at
 
 
 def _leave_out(

@@ -106,6 +106,20 @@ class Triggers:
         return _where(held, of(self["steps"][np.arange(len(held)), newest]))
 
 
+def offers_earned(triggers: Triggers, at: NDArray[np.int64], free: int, per_order: float) -> Floats:
+    """How many offers users may still use: what they earned by orders at full price, less those used, float64 [n].
+
+    An order that used an offer is not at full price, whether or not it says so. One that was cancelled or returned
+    earns nothing, whichever it was: who orders at full price to be offered something, and sends it back, gains nothing.
+    """
+    total = triggers["kind_total"][at].astype(np.int64)
+    used = total[:, Kind.OFFER_REDEEMED]
+    undone = total[:, Kind.ORDER_CANCELLED] + total[:, Kind.ORDER_RETURNED]
+    full_price = total[:, Kind.ORDER_PLACED] - np.maximum(triggers["orders_discounted"][at], used) - undone
+    left: Floats = free + per_order * np.maximum(full_price, 0) - used
+    return left
+
+
 class Fact(NamedTuple):
     """One fact that conditions can name."""
 

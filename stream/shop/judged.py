@@ -16,6 +16,7 @@ from stream.core.row import DAY_MS, gather, new_rows
 from stream.kafka.control import InForce
 from stream.kafka.encode import SourceTopic, encode_offers, offer_hashes
 from stream.shop.coupons import Coupons
+from stream.shop.gaming import GamingShop
 from stream.shop.simulate import Published, Shop
 from stream.topology import Outcome, process
 
@@ -48,9 +49,12 @@ class Run:
     wallet: Wallet = field(default_factory=Wallet)
     events: int = 0
     step_ms: int = STEP_MS
+    gaming: float = 0.0
+    """Share of the customers who provoke offers."""
 
     def __post_init__(self) -> None:
-        self.shop = Shop(self.seed, self.customers, self.start_ms, Coupons(CURRENCY))
+        opened = self.seed, self.customers, self.start_ms, Coupons(CURRENCY)
+        self.shop = GamingShop(*opened, self.gaming) if self.gaming else Shop(*opened)
         self.rows = new_rows(self.customers)
         self.now_ms = self.start_ms
         self.names = Hashes()

@@ -110,8 +110,11 @@ class Shop:
         if customer is None:  # somebody else's customer
             return
         draws = stream_of(self._seed, _OFFERS, customer, offer.trigger.time_ms)
-        if draws.random() < c.NOTICES:
+        if draws.random() < self._notices(customer):
             self._at(now_ms + 2_000 + int(draws.random() * 10_000), lambda t: self._notice(customer, offer, draws, t))
+
+    def _notices(self, customer: int) -> float:  # noqa: ARG002  some shops' customers differ in it
+        return c.NOTICES
 
     # --- visits
 
@@ -170,9 +173,7 @@ class Shop:
         gap_ms = 0 if last else visit.steps[visit.done].gap_ms
         product = self._product(visit, kind)
         if kind == BUY:
-            if visit.draws.random() < c.CHECKOUT_BEFORE_ORDER:
-                yield self._click(visit, now_ms, "checkout_start")
-            yield from self._order(visit.customer, product, visit.draws, now_ms, visit=visit)
+            yield from self._buy(visit, product, now_ms)
         else:
             yield self._click(
                 visit,
@@ -188,6 +189,11 @@ class Shop:
             del self._inside[visit.customer]
         else:
             self._at(now_ms + gap_ms, lambda time_ms: self._step(visit, time_ms))
+
+    def _buy(self, visit: Visit, product: Product, now_ms: int) -> Iterator[Published]:
+        if visit.draws.random() < c.CHECKOUT_BEFORE_ORDER:
+            yield self._click(visit, now_ms, "checkout_start")
+        yield from self._order(visit.customer, product, visit.draws, now_ms, visit=visit)
 
     def _product(self, visit: Visit, kind: int) -> Product:
         """What a step is about; where it comes to be seen, it is remembered."""

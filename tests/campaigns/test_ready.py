@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -49,6 +50,13 @@ class Story:
     def click(self, user: str, kind: str, time_ms: int, **fields: Any) -> None:
         id_ = f"e{len(self.values)}"
         self.values.append(("clickstream", Click(event_id=id_, user_id=user, time_ms=time_ms, kind=kind, **fields)))  # type: ignore[arg-type]
+
+    def send_back(self, user: str, time_ms: int) -> None:
+        """The latest order of all comes back."""
+        order = next(value for source, value in reversed(self.values) if source == "orders")
+        returned = msgspec.structs.replace(order, event_id=f"e{len(self.values)}", time_ms=time_ms, kind="returned")
+        assert returned.user_id == user
+        self.values.append(("orders", returned))
 
     def order(self, user: str, time_ms: int, total_minor: int = 4_000, brand: str | None = None) -> None:
         id_ = f"e{len(self.values)}"
@@ -206,6 +214,35 @@ def test_a_cart_left_behind_is_answered_when_its_owner_comes_back() -> None:
         story.click(user, "page_view", NOON_MS + 65 * MINUTE_MS)
     story.click("late", "page_view", NOON_MS + 8 * DAY_MS)
     assert story.offers("cart-abandonment") == [("left", NOON_MS + 65 * MINUTE_MS)]
+
+
+def test_who_only_buys_what_was_left_behind_is_answered_twice_and_then_for_every_fourth_order() -> None:
+    """Three users leave a cart behind every 40 days and buy it: one buys nothing else, one sends all else back."""
+    story = Story()
+    rounds = [NOON_MS + 40 * n * DAY_MS for n in range(7)]
+    users = ("provoker", "customer", "returner")
+    for noon_ms in rounds:
+        for user in users:
+            story.click(user, "cart_add", noon_ms)
+            story.click(user, "page_view", noon_ms + 65 * MINUTE_MS)
+            story.order(user, noon_ms + 70 * MINUTE_MS)  # with the offer, where there is one
+        for n in range(4):
+            for user in ("customer", "returner"):
+                story.order(user, noon_ms + (n + 1) * DAY_MS)
+            story.send_back("returner", noon_ms + (n + 1) * DAY_MS + HOUR_MS)
+    back_ms = [noon_ms + 65 * MINUTE_MS for noon_ms in rounds]
+    found = story.offers("cart-abandonment")
+    # Two are free; the four that were bought at full price then earned the third.
+    seldom = [back_ms[0], back_ms[1], back_ms[6]]
+    assert {user: [at for who, at in found if who == user] for user in users} == {
+        "provoker": seldom,
+        "customer": back_ms,
+        "returner": seldom,
+    }
+    told = story.told("cart-abandonment").decisions
+    assert told[0, Reason.GUARD] == 2 * 4
+    unguarded = story.offers("cart-abandonment", guard={"free": 1_000, "per_order": 0})
+    assert sorted(unguarded) == sorted((user, at) for user in users for at in back_ms)
 
 
 def test_two_things_in_the_cart_and_a_likely_purchase_are_nudged() -> None:

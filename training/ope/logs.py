@@ -76,7 +76,7 @@ NONE = "none"
 NOT_DECIDED = frozenset(
     {
         *("dry_run", "stale", "no_consent", "objection", "not_eligible", "not_triggered"),
-        *("cool_down", "cap", "open_offer", "no_model", "budget", "parity"),
+        *("cool_down", "cap", "open_offer", "no_model", "budget", "parity", "guard"),
     }
 )
 """Reasons of decisions in which nobody could have got an arm, whatever the draw; and WITHHELD, which are warned of."""
