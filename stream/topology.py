@@ -5,6 +5,8 @@
     feedback ────┼──> decode ──> absorb ──> score ──> decide ──> emit ──> commit ──> persist
     redemptions ─┤    columns    rows       ONNX      campaigns  offers    Kafka      RocksDB
     customers ───┤                                               decisions
+    identities ──┤
+    erasures ────┘
 
 `connect` is the Faust app: what it reads and what it does with it. `process` is what happens to the events of one
 batch; it is pure. Around it, `stream.kafka.partition` decodes before and commits after, and `stream.core` knows what an
