@@ -80,7 +80,12 @@ class Shelf:
             self._pointer_refused = str(refusal)
             return now
         self._pointer_refused = ""
-        self._refused = {sha: why for sha, why in self._refused.items() if _is_there(records, sha)}
+        # A file that comes after all is looked at, one that comes again too.
+        self._refused = {
+            sha: why
+            for sha, why in self._refused.items()
+            if _is_there(records, sha) != (why.reason == Refusal.FILE_MISSING)
+        }
         fit: list[Watched] = []
         for sha256_hex in named:
             one = self._of(records, sha256_hex) if len(fit) < HELD else None

@@ -113,7 +113,7 @@ def check(shop: Shop, model: bytes) -> Counter[str]:
 def test_kills_at_the_worst_moments(broker: str, topic_prefix: str, tmp_path: Path, guarantee: str) -> None:
     seed = random.randrange(2**32)  # of the session's seed
     print(f"seed {seed}")
-    model = seeded_model(seed % 1000)
+    model = seeded_model(1)  # one that scores some lookers above the threshold: not every one does
     shop = new_shop(broker, topic_prefix, tmp_path, seed, model, guarantee)
     plan = list(POINTS[guarantee]) * KILLS_PER_POINT[guarantee]
     shop.draw.shuffle(plan)
