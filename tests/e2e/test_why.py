@@ -73,6 +73,7 @@ def test_a_thousand_random_offers_are_reproduced(site: Site, model: Model, model
         "learned": learned(),
     }
     likely = campaign("likely", ["product_view"], {"kind": "threshold", "probability": 0.45, "arm": "ten"}, priority=1)
+    likely |= {"parity": {"by": "tier", "ratio_min": 1}}  # withholds now and then
     linear = campaign(
         "linear", ["search", "cart_add"], {"kind": "linear", "a": 0.2, "b": 0.01, "min": 0, "max": 1, "arm": "d"}
     )
@@ -83,7 +84,7 @@ def test_a_thousand_random_offers_are_reproduced(site: Site, model: Model, model
     draw = random.Random(7)
     now_ms = time.time_ns() // 1_000_000
     with site.worker(decision_sample=0) as worker:
-        site.publish([profile(f"u{i}", now_ms) for i in range(N_USERS)])
+        site.publish([profile(f"u{i}", now_ms, tier=("gold", "basic")[i % 2]) for i in range(N_USERS)])
         site.wait_applied([worker])
         for n in range(N_WAVES):
             if n == N_WAVES // 2:  # the campaign changes half-way
@@ -115,6 +116,13 @@ def test_a_thousand_random_offers_are_reproduced(site: Site, model: Model, model
         elif offer["kind"] == "percent":
             assert told["depth_bp"] / 100 == offer["percent"]
     assert wrong == [], len(wrong)
+    # So is an offer that parity withheld, though no record says what there was left.
+    withheld = [
+        (d, history) for history in histories.values() for d in history.decisions.values() if d["reason"] == "parity"
+    ]
+    assert {d["campaign_id"] for d, _ in withheld} == {"likely"}
+    for decision, history in random.Random(9).sample(withheld, min(len(withheld), 50)):
+        assert why(decision, history, control, sources, "EUR", 60_000).differences == []
     assert {offer["campaign_id"] for offer in drawn} == {"profit", "likely", "linear", "orders", "seldom"}
     assert {offer["campaign_version"] for offer in drawn if offer["campaign_id"] == "likely"} == {1, 2}
 
