@@ -129,7 +129,7 @@ def fairness(log: str, groups: str | None, parity: float, out: Path | None, topi
         if out is not None:
             write_json(out / "fairness.json", said)
     for campaign, of in said["campaigns"].items():
-        click.echo(f"{campaign}: rates {of['verdict']['rates']}, depths {of['verdict']['depths']}")
+        click.echo(f"{campaign}: " + ", ".join(f"{name} {verdict}" for name, verdict in of["verdict"].items()))
         for name, group in of["groups"].items():
             rate, deep = group["offer_rate"]["value"], group["mean_depth"]["value"]
             words = "unknown" if deep is None else f"{deep:.4f}"

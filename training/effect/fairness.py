@@ -1,6 +1,6 @@
 """Who gets offers, and how deep: rates and depths by group, and how far prices of one product lie apart."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,8 @@ def by_group(
     """Campaign by campaign: offer rate and mean depth of each group, and whether they are close enough.
 
     Users who are held out are left out: they get nothing by lot. A rate is the share of a group's users with a decision
-    of the campaign who got at least one offer of it.
+    of the campaign who got at least one offer of it. What a campaign's own bound (`parity`) holds to is offers per
+    decision in which it had an arm eligible; it is told beside.
 
     Args:
         decisions: of any campaign.
@@ -46,52 +47,76 @@ def by_group(
         parity_min: least ratio of the lowest to the highest group that counts as parity.
     """
     decided: dict[str, set[str]] = defaultdict(set)
+    asked: dict[str, Counter[str]] = defaultdict(Counter)
+    withheld: dict[str, Counter[str]] = defaultdict(Counter)
     for one in decisions:
         if one.campaign_id is not None and not one.holdout:
             decided[one.campaign_id].add(one.user_id)
+            asked[one.campaign_id][one.user_id] += bool(set(one.eligible) - {"none"})
+            withheld[one.campaign_id][one.user_id] += one.reason == "parity"
     depths: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for offer in offers:
         depths[offer.campaign_id][offer.user_id].append(depth(offer))
         decided[offer.campaign_id].add(offer.user_id)
     return {
-        name: _campaign(sorted(users), depths[name], group_of, parity_min) for name, users in sorted(decided.items())
+        name: _campaign(sorted(users), depths[name], asked[name], withheld[name], group_of, parity_min)
+        for name, users in sorted(decided.items())
     }
 
 
 def _campaign(
-    users: list[str], depths: dict[str, list[float]], group_of: dict[str, str], parity_min: float
+    users: list[str],
+    depths: dict[str, list[float]],
+    asked: Counter[str],
+    withheld: Counter[str],
+    group_of: dict[str, str],
+    parity_min: float,
 ) -> dict[str, Any]:
     groups = sorted({group_of.get(user, UNKNOWN) for user in users})
     group = np.array([groups.index(group_of.get(user, UNKNOWN)) for user in users], np.int64)
     got = np.array([bool(depths.get(user)) for user in users], np.float64)
     known = [[one for one in depths.get(user, []) if one == one] for user in users]  # noqa: PLR0124  NaN is not itself
-    sums = np.column_stack([np.ones(len(users)), got, [sum(one) for one in known], [float(len(one)) for one in known]])
+    sums = np.column_stack(
+        [
+            *(np.ones(len(users)), got, [sum(one) for one in known], [float(len(one)) for one in known]),
+            *([float(len(depths.get(user, []))) for user in users], [float(asked[user]) for user in users]),
+        ]
+    )
     table = _by_group(sums, group, len(groups), np.ones((1, len(users))))[0]
     drawn = _by_group(sums, group, len(groups), user_draws(len(users), REPLICATES, SEED))
     rates, means = _ratio(table[:, 1], table[:, 0]), _ratio(table[:, 2], table[:, 3])
+    per_decision, drawn_per_decision = _ratio(table[:, 4], table[:, 5]), _ratio(drawn[:, :, 4], drawn[:, :, 5])
     drawn_rates, drawn_means = _ratio(drawn[:, :, 1], drawn[:, :, 0]), _ratio(drawn[:, :, 2], drawn[:, :, 3])
     parity = interval(_parity(rates[None])[0], _parity(drawn_rates))
     depth_parity = interval(_parity(means[None])[0], _parity(drawn_means))
+    decision_parity = interval(_parity(per_decision[None])[0], _parity(drawn_per_decision))
     return {
         "groups": {
             name: {
                 "users": int(table[at, 0]),
                 "offer_rate": interval(float(rates[at]), drawn_rates[:, at]).said(),
                 "mean_depth": interval(float(means[at]), drawn_means[:, at]).said(),
+                "decisions": int(table[at, 5]),
+                "offers_per_decision": interval(float(per_decision[at]), drawn_per_decision[:, at]).said(),
+                "withheld": sum(
+                    withheld[user] for user, number in zip(users, group.tolist(), strict=True) if number == at
+                ),
             }
             for at, name in enumerate(groups)
         },
         "parity_of_rates": parity.said(),
         "parity_of_depths": depth_parity.said(),
+        "parity_of_offers_per_decision": decision_parity.said(),
         "bound": parity_min,
         "verdict": {
-            name: _verdict(one.low, one.high, parity_min) for name, one in (("rates", parity), ("depths", depth_parity))
+            name: _verdict(one.low, one.high, parity_min)
+            for name, one in (("rates", parity), ("depths", depth_parity), ("offers_per_decision", decision_parity))
         },
     }
 
 
 def _by_group(sums: Reals, group: NDArray[np.int64], n_groups: int, weight: NDArray[Any]) -> Reals:
-    """[R, G, 4], sums of each group under each draw of users."""
+    """[R, G, C], sums of each group under each draw of users."""
     found = np.zeros((len(weight), n_groups, sums.shape[1]))
     for number in range(n_groups):
         of = group == number

@@ -43,7 +43,24 @@ def test_rates_and_depths_of_groups() -> None:
     assert said["groups"]["b"]["mean_depth"]["value"] == pytest.approx(0.05)
     assert said["parity_of_rates"]["ci"][0] < 0.5 < said["parity_of_rates"]["ci"][1]
     assert said["parity_of_depths"]["value"] == pytest.approx(0.5)
-    assert said["verdict"] == {"rates": "outside the bound", "depths": "outside the bound"}
+    assert said["verdict"] == dict.fromkeys(("rates", "depths", "offers_per_decision"), "outside the bound")
+
+
+def test_what_a_campaigns_own_bound_holds_to_is_counted_by_decision() -> None:
+    """As many users of both groups get an offer, those of one after three times as many decisions."""
+    decisions, offers, group_of = shop({"a": 0.5, "b": 0.5})
+    more = [decision(user) for user, group in group_of.items() if group == "b" for _ in range(2)]
+    withheld = msgspec.structs.replace(decision("b0"), reason="parity")
+    elsewhere = msgspec.structs.replace(decision("a0"), eligible=["none"])
+    said = by_group([*decisions, *more, withheld, elsewhere], offers, group_of, parity_min=0.8)["cart"]
+    assert said["verdict"]["rates"] == "within the bound"
+    assert said["verdict"]["offers_per_decision"] == "outside the bound"
+    got = sum(group_of[one.user_id] == "b" for one in offers)
+    assert said["groups"]["b"]["offers_per_decision"]["value"] == pytest.approx(got / 6_001)
+    assert {name: (one["decisions"], one["withheld"]) for name, one in said["groups"].items()} == {
+        "a": (2_000, 0),
+        "b": (6_001, 1),
+    }
 
 
 def test_equal_groups_are_within_the_bound_and_small_ones_cannot_tell() -> None:
