@@ -104,6 +104,28 @@ def test_only_the_arm_that_was_shown_is_learnt_from(dataset: Dataset) -> None:
     assert batch.weight[~inside].sum() == 0
 
 
+@pytest.mark.parametrize("horizon_ms", [HOUR_MS, 24 * HOUR_MS, 7 * 24 * HOUR_MS])
+def test_an_arms_labels_are_of_orders_after_its_decision(
+    shopped: tuple[EventLog, list[Decision]], horizon_ms: int
+) -> None:
+    """By hand, for every arm: the user's orders later than the decision and within the horizon, none before it."""
+    log, decisions = shopped
+    found = with_arms(build(log, horizon_ms), Arms("nudge", NAMES, decisions))
+    first = dict(zip(found.user.tolist(), found.starts.tolist(), strict=False))
+    placed = log.events["kind"] == Kind.ORDER_PLACED
+    tempting = dict.fromkeys(NAMES, 0)
+    for one in decisions:
+        row = log.users.index(one.user_id.encode())
+        orders = log.events["time_ms"][placed & (log.row == row)]
+        expected = ((orders > one.time_ms) & (orders <= one.time_ms + horizon_ms)).any()
+        step = first[int(log.events["user"][log.row == row][0])] + one.row_seq - 1
+        assert found.label[step] == expected
+        assert found.shown[step].argmax() == NAMES.index(one.arm)
+        before = ((orders <= one.time_ms) & (orders > one.time_ms - 7 * 24 * HOUR_MS)).any()
+        tempting[one.arm] += bool(before and not expected)
+    assert min(tempting.values()) >= 5, "an order before the offer and none after it: what must not be taken for one"
+
+
 def test_improbable_draws_count_for_more(shopped: tuple[EventLog, list[Decision]]) -> None:
     log, decisions = shopped
     changed = [msgspec.structs.replace(one, propensity=0.1 if one.arm == "five" else 0.45) for one in decisions]

@@ -13,6 +13,7 @@ from training.errors import TrainingError
 from training.log import EventLog
 
 HOUR_MS = 3_600_000
+HORIZONS_MS = (HOUR_MS, 24 * HOUR_MS, 7 * 24 * HOUR_MS)
 MakeLog = Callable[..., EventLog]
 
 happened = st.lists(
@@ -44,11 +45,12 @@ def test_too_many_users_for_one_line_of_time_are_refused() -> None:
         next_order(row, time_ms, np.array([False, True]))
 
 
-def test_labels_use_every_order_and_steps_only_what_a_user_did(make: MakeLog) -> None:
+@pytest.mark.parametrize("horizon_ms", HORIZONS_MS)
+def test_labels_use_every_order_and_steps_only_what_a_user_did(make: MakeLog, horizon_ms: int) -> None:
     log = make(seed=3, n_users=20, n_events=800)
     events = log.events.copy()
     events["kind"][5::7] = Kind.PROFILE  # bookkeeping: no step, no decision point
-    dataset = build(EventLog(log.users, log.row, events), HOUR_MS)
+    dataset = build(EventLog(log.users, log.row, events), horizon_ms)
     end_ms = int(events["time_ms"][events["kind"] < N_KINDS_WINDOWED].max())
     expected = []
     for user in range(20):
@@ -56,7 +58,7 @@ def test_labels_use_every_order_and_steps_only_what_a_user_did(make: MakeLog) ->
         orders = mine["time_ms"][mine["kind"] == Kind.ORDER_PLACED]
         for event in mine:
             t = event["time_ms"]
-            expected.append((t, any(t < o <= t + HOUR_MS for o in orders), t <= end_ms - HOUR_MS))
+            expected.append((t, any(t < o <= t + horizon_ms for o in orders), t <= end_ms - horizon_ms))
     found = list(zip(dataset.time_ms, dataset.label, dataset.known, strict=True))
     assert sorted(found) == sorted(expected)
     assert 0 < dataset.label.sum() < len(dataset.label)
@@ -104,14 +106,15 @@ def test_the_future_changes_no_feature(log: EventLog, cut: int) -> None:
     np.testing.assert_array_equal(past_of(changed, log.row[scrambled]), expected)
 
 
-def test_a_changed_future_changes_labels_only(log: EventLog) -> None:
-    whole = build(log, HOUR_MS)
+@pytest.mark.parametrize("horizon_ms", HORIZONS_MS)
+def test_a_changed_future_changes_labels_only(log: EventLog, horizon_ms: int) -> None:
+    whole = build(log, horizon_ms)
     events = log.events.copy()
     orders = np.flatnonzero(events["kind"] == Kind.ORDER_PLACED)
     last = {int(user): int(at) for at, user in zip(orders, log.row[orders], strict=True)}
     # Each user's last order becomes a view: no event after it is looked at, those before it must keep their steps.
     events["kind"][list(last.values())] = Kind.PAGE_VIEW
-    other = build(EventLog(log.users, log.row, events), HOUR_MS)
+    other = build(EventLog(log.users, log.row, events), horizon_ms)
     place = np.concatenate([np.flatnonzero(log.row == user) for user in range(len(log.users))])
     user = np.repeat(np.arange(len(log.users)), np.diff(whole.starts))
     before = place < np.array([last.get(int(u), len(events)) for u in user])
