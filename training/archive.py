@@ -7,6 +7,10 @@ says, for each partition, up to where the archive goes; it is replaced only when
 what lies beyond it is a run's that was killed: readers pass over it, and the next run deletes it before it goes on. A
 repeated run neither loses nor doubles a record. Every file carries the number of records of its whole range, so a file
 that is missing or was cut short is found.
+
+Users who ask to be forgotten (topic `erasures`) are forgotten here by the next run: what they had published is taken
+out of the files that are there, each written anew, whole, with the number of records that it lost; and is not written
+to new ones. How far `erasures` was followed stands in the manifest, and moves on when all files are done.
 """
 
 import io
@@ -18,10 +22,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stream.core.events import SOURCES
+from stream.kafka.cluster import ERASURES
 from stream.kafka.topics import Record, Topics
+from training.erasures import Erasures, gone, read_erasures
 from training.errors import TrainingError
 from training.files import write_json, write_whole
 
@@ -43,6 +50,8 @@ _SCHEMA = pa.schema(
     ]
 )
 _RANGE_RECORDS = b"offerstream.range_records"
+_ERASED = b"offerstream.erased"
+"""In a file's metadata: how many of its records were taken out; left out where none was."""
 _NAME = re.compile(r"(\d{20})-(\d{20})\.parquet")
 
 
@@ -53,6 +62,8 @@ class Manifest(NamedTuple):
     """Of every topic."""
     end: dict[str, list[int]]
     """Topic to the offset after the last archived one, by partition."""
+    erased: Sequence[int] = ()
+    """How far the topic `erasures` was followed, by partition; () where never."""
 
 
 class Ingested(NamedTuple):
@@ -62,6 +73,8 @@ class Ingested(NamedTuple):
     files: int
     leftovers: int
     """Files of a run that was killed, deleted."""
+    erased: int
+    """Records of users who asked to be forgotten, taken out or not taken in."""
 
 
 def is_archive(path: Path) -> bool:
@@ -81,7 +94,7 @@ def read_manifest(archive: Path) -> Manifest:
         if said["format"] != FORMAT:
             raise TrainingError(f"{path}: format {said['format']!r}; this version reads format {FORMAT}")
         end = {str(topic): [int(offset) for offset in offsets] for topic, offsets in said["end"].items()}
-        return Manifest(int(said["partitions"]), end)
+        return Manifest(int(said["partitions"]), end, [int(offset) for offset in said.get("erased", ())])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{path}: not the manifest of an archive: {type(error).__name__}: {error}") from error
 
@@ -90,7 +103,9 @@ def ingest(bootstrap: str, topic_prefix: str, archive: Path, progress: Callable[
     """Bring an archive up to where the topics end now, committed records only.
 
     1. Where the archive ends, by partition; files beyond it are deleted.
-    2. Records from there on, each range written as files, then the manifest moved on.
+    2. Users who asked to be forgotten since the last run are taken out of its files. Before 3., so that who asks
+       meanwhile is found by the next run.
+    3. Records from there on, less those of such users, each range written as files, then the manifest moved on.
 
     Args:
         bootstrap: host:port, comma-separated.
@@ -103,8 +118,9 @@ def ingest(bootstrap: str, topic_prefix: str, archive: Path, progress: Callable[
         TrainingError: the archive is of other topics, or retention deleted records before they were archived.
     """
     names = {topic_prefix + topic: topic for topic in ARCHIVED}
+    erasures_topic = topic_prefix + ERASURES
     with Topics(bootstrap) as topics:
-        counts = topics.partitions(list(names))
+        counts = topics.partitions([*names, erasures_topic])
         if len(set(counts.values())) != 1:
             raise TrainingError(f"the topics have different partition counts: {counts}")
         (n_partitions,) = set(counts.values())
@@ -120,22 +136,49 @@ def ingest(bootstrap: str, topic_prefix: str, archive: Path, progress: Callable[
         places = {(name, p): manifest.end[topic][p] for name, topic in names.items() for p in range(n_partitions)}
         total = sum(_ahead(topics, name, p, end) for (name, p), end in places.items())
         # 2.
+        erasures = read_erasures(topics, erasures_topic, n_partitions)
+        manifest, erased = _forget(archive, manifest, erasures, erasures_topic)
+        # 3.
         done = files = 0
         waiting: dict[tuple[str, int], list[Record]] = {}
-        for (name, partition), records in topics.read(places, since=places):
-            held = waiting.setdefault((name, partition), [])
+
+        def write(place: tuple[str, int]) -> None:
+            nonlocal files, erased
+            made, left_out = _write_range(archive, manifest, names[place[0]], place[1], waiting[place], erasures)
+            files, erased = files + made, erased + left_out
+
+        for place, records in topics.read(places, since=places):
+            held = waiting.setdefault(place, [])
             held += records
             done += len(records)
             if len(held) >= RANGE_RECORDS_MAX:
-                files += _write_range(archive, manifest, names[name], partition, held)
+                write(place)
                 held.clear()
             progress(done, total)
-        for (name, partition), held in waiting.items():
+        for place, held in waiting.items():
             if held:
-                files += _write_range(archive, manifest, names[name], partition, held)
-        if not is_archive(archive):
-            _write_manifest(archive, manifest)
-    return Ingested(done, files, leftovers)
+                write(place)
+        _write_manifest(archive, manifest)
+    return Ingested(done, files, leftovers, erased)
+
+
+def _forget(archive: Path, manifest: Manifest, erasures: Erasures, topic: str) -> tuple[Manifest, int]:
+    """(how far the archive goes then, records taken out): who asked since the last run is taken out of the files."""
+    for partition, (first, followed) in enumerate(zip(erasures.first, manifest.erased, strict=False)):
+        if first > followed:
+            raise TrainingError(
+                f"{topic}[{partition}]: offsets {followed} to {first - 1} were deleted before this archive followed "
+                "them, so it may hold users who asked to be forgotten; delete it and begin another one, and archive "
+                "more often than the topics' retention"
+            )
+    erased = 0
+    if list(manifest.erased) != erasures.end and erasures.until_ms:
+        for topic_, ends in manifest.end.items():
+            for partition in range(len(ends)):
+                for file in _files(archive, topic_, partition):
+                    table = _read(file.path)
+                    erased += _write_file(file.path, table, gone(table, erasures.until_ms))
+    return manifest._replace(erased=erasures.end), erased
 
 
 def _ahead(topics: Topics, name: str, partition: int, end: int) -> int:
@@ -153,14 +196,17 @@ def _ahead(topics: Topics, name: str, partition: int, end: int) -> int:
     return last - max(first, end)
 
 
-def _write_range(archive: Path, manifest: Manifest, topic: str, partition: int, records: Sequence[Record]) -> int:
-    """Write one range, then move the manifest on; the number of files."""
+def _write_range(
+    archive: Path, manifest: Manifest, topic: str, partition: int, records: Sequence[Record], erasures: Erasures
+) -> tuple[int, int]:
+    """Write one range, then move the manifest on: (files, records left out since their users asked for it)."""
     first, end = manifest.end[topic][partition], records[-1].offset + 1
     by_day: dict[str, list[Record]] = {}
     for record in records:
         day = datetime.fromtimestamp(record.timestamp / 1000, UTC).strftime("%Y-%m-%d")
         by_day.setdefault(day, []).append(record)
     schema = _SCHEMA.with_metadata({_RANGE_RECORDS: str(len(records)).encode()})
+    left_out = 0
     for day, some in by_day.items():
         columns = [
             pa.array([record.offset for record in some], pa.int64()),
@@ -170,12 +216,26 @@ def _write_range(archive: Path, manifest: Manifest, topic: str, partition: int, 
         ]
         folder = archive / f"topic={topic}" / f"day={day}" / f"partition={partition:05d}"
         table = pa.Table.from_arrays(columns, schema=schema)
-        stored = io.BytesIO()
-        pq.write_table(table, stored, compression="zstd")
-        write_whole(folder / f"{first:020d}-{end:020d}.parquet", stored.getvalue())
+        path = folder / f"{first:020d}-{end:020d}.parquet"
+        left_out += _write_file(path, table, gone(table, erasures.until_ms), new=True)
     manifest.end[topic][partition] = end
     _write_manifest(archive, manifest)
-    return len(by_day)
+    return len(by_day), left_out
+
+
+def _write_file(path: Path, table: pa.Table, without: pa.Array, *, new: bool = False) -> int:
+    """Write a file without some of its records, how many of which it then says; one that loses none stays as it is."""
+    n = int(pc.sum(without).as_py() or 0)
+    if n:
+        metadata = table.schema.metadata
+        lost = int(metadata.get(_ERASED, b"0")) + n
+        kept = table.filter(pc.invert(without))
+        table = kept.replace_schema_metadata({**metadata, _ERASED: str(lost).encode()})
+    if n or new:
+        stored = io.BytesIO()
+        pq.write_table(table, stored, compression="zstd")
+        write_whole(path, stored.getvalue())
+    return n
 
 
 def _write_manifest(archive: Path, manifest: Manifest) -> None:
@@ -254,7 +314,7 @@ def read_records(archive: Path, manifest: Manifest, topic: str, partition: int) 
             raise _missing(archive, topic, partition, at, first)
         tables = [_read(path) for path in paths]
         expected = int(tables[0].schema.metadata[_RANGE_RECORDS])
-        if sum(table.num_rows for table in tables) != expected:
+        if sum(table.num_rows + int(table.schema.metadata.get(_ERASED, b"0")) for table in tables) != expected:
             raise _missing(archive, topic, partition, first, end)
         table = pa.concat_tables(tables).sort_by("offset")
         columns = (table[name].to_pylist() for name in ("offset", "timestamp_ms", "key", "value"))

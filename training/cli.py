@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from stream.scoring.model import Model, load
+from stream.scoring.model import Model
 from training import cli_loop, cli_models
 from training.effect.cli import effect, fairness
 from training.ope.cli import ope
@@ -98,7 +98,7 @@ def run(
     """
     console = Console(stderr=True)
     with told():
-        best = None if champion is None else load(champion.read_bytes())
+        best = None if champion is None else model_file(champion)
         asked = _arms(events, format_, topic_prefix, campaign, arms)
         log = read(console, events, format_, currency, topic_prefix)
         _train(console, log, horizon, architecture, asked, epochs, seed, out, best, quick=quick)
@@ -119,7 +119,8 @@ Examples:
 def ingest(archive: Path, bootstrap: str, topic_prefix: str) -> None:
     """Write what is new in the topics to an archive of Parquet files.
 
-    It can be run again at any time, after a kill too: nothing is lost and nothing comes twice.
+    It can be run again at any time, after a kill too: nothing is lost and nothing comes twice. Users whom the topic
+    `erasures` names are taken out of the files that are there, and not written to new ones.
     """
     console = Console(stderr=True)
     with told(), progress_bar(console) as progress:
@@ -131,6 +132,8 @@ def ingest(archive: Path, bootstrap: str, topic_prefix: str) -> None:
         )
     if found.leftovers:
         console.print(f"{found.leftovers} files of a run that did not end were deleted, and written anew")
+    if found.erased:
+        console.print(f"{found.erased} records of users who asked to be forgotten were taken out or left out")
     click.echo(f"{found.records} records, {found.files} files")
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream.campaigns.logs import read_file
+from stream.kafka.cluster import ERASURES
 from stream.kafka.partitioner import partitions
 from training import files
 from training.archive import ARCHIVED, MANIFEST, ingest, read_manifest, read_records
@@ -29,9 +30,9 @@ def silent(_done: int, _total: int) -> None:
 
 @pytest.fixture
 def shop(broker: str, topic_prefix: str) -> Iterator[tuple[str, str]]:
-    """(bootstrap, prefix) with every topic that is archived, two partitions each, and events of two days."""
+    """(bootstrap, prefix) with every topic that `ingest` reads, two partitions each, and events of two days."""
     admin = AdminClient({"bootstrap.servers": broker})
-    made = [NewTopic(topic_prefix + topic, N_PARTITIONS, 1) for topic in ARCHIVED]
+    made = [NewTopic(topic_prefix + topic, N_PARTITIONS, 1) for topic in (*ARCHIVED, ERASURES)]
     for future in admin.create_topics(made).values():
         future.result(30)
     produce(broker, topic_prefix, range(60))
@@ -61,6 +62,46 @@ def produce(bootstrap: str, prefix: str, numbers: range) -> None:
             timestamp=second * 1000,
         )
         producer.commit_transaction(30)
+
+
+def publish(bootstrap: str, topic: str, key: bytes | None, value: bytes, partition: int, time_ms: int) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap})
+    producer.produce(topic, value, key, partition, timestamp=time_ms)
+    assert producer.flush(30) == 0
+
+
+def erase(bootstrap: str, prefix: str, user: str, time_ms: int) -> int:
+    """Ask for a user to be forgotten; the partition."""
+    partition = int(partitions([user.encode()], N_PARTITIONS)[0])
+    said = json.dumps({"event_id": f"forget-{user}-{time_ms}", "user_id": user, "time_ms": time_ms}).encode()
+    publish(bootstrap, prefix + ERASURES, user.encode(), said, partition, time_ms)
+    return partition
+
+
+def archived(folder: Path) -> dict[tuple[str, int, int], tuple[bytes | None, bytes | None]]:
+    """Key and value by (topic, partition, offset)."""
+    manifest = read_manifest(folder)
+    return {
+        (topic, partition, record.offset): (record.key, record.value)
+        for topic in ARCHIVED
+        for partition in range(N_PARTITIONS)
+        for records in read_records(folder, manifest, topic, partition)
+        for record in records
+    }
+
+
+def holding(folder: Path, user: str) -> list[Path]:
+    """Files that hold the id: in what they store compressed, and in what they say about it."""
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            held = path.read_bytes()
+            if path.suffix == ".parquet":
+                columns = pq.ParquetFile(path).read().select(["key", "value"]).to_pydict()
+                held += b" ".join(one or b"" for column in columns.values() for one in column)
+            if user.encode() in held:
+                found.append(path)
+    return found
 
 
 def same_log(one: Any, other: Any) -> None:
@@ -140,6 +181,78 @@ def test_a_run_that_was_killed_is_taken_up(
     assert found.leftovers > 0
     same_log(read_archive(folder, "EUR", silent), read_topics(*shop, "EUR", silent))
     assert not list(folder.rglob("*.part"))
+
+
+def test_who_asks_to_be_forgotten_is_forgotten(shop: tuple[str, str], tmp_path: Path) -> None:
+    """By the next run, in files that are there and in new ones; what comes later is kept."""
+    bootstrap, prefix = shop
+    folder, user, now_ms = tmp_path / "archive", "user-0", int(time.time() * 1000)
+    unkeyed = json.dumps({"user_id": user}).encode()
+    publish(bootstrap, f"{prefix}feedback", None, unkeyed, 0, now_ms - 1)
+    ingest(*shop, folder, silent)
+    before = archived(folder)
+    assert len(holding(folder, user)) >= 3
+    partition = erase(bootstrap, prefix, user, now_ms)
+    publish(bootstrap, prefix + ERASURES, b"user-1", b"no erasure", partition, now_ms)
+    publish(bootstrap, f"{prefix}feedback", user.encode(), b"{}", partition, now_ms - 1)
+    publish(bootstrap, f"{prefix}feedback", b"user-1", b"{}", partition, now_ms - 1)
+    found = ingest(*shop, folder, silent)
+    assert holding(folder, user) == []
+    kept = {place: said for place, said in before.items() if said[0] != user.encode() and said[1] != unkeyed}
+    now = archived(folder)
+    (new,) = now.keys() - kept.keys()
+    assert now.pop(new) == (b"user-1", b"{}")
+    assert now == kept
+    assert found.erased == len(before) - len(kept) + 1
+    assert read_archive(folder, "EUR", silent)[1].events == len(kept) - 1  # one of them is no JSON
+
+    publish(bootstrap, f"{prefix}feedback", user.encode(), b"back", partition, now_ms + 1)
+    assert (ingest(*shop, folder, silent).erased, ingest(*shop, folder, silent).erased) == (0, 0)
+    assert (user.encode(), b"back") in archived(folder).values()
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 2])
+def test_an_erasure_that_was_killed_is_taken_up(
+    shop: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    """Between any two files: the archive can be read, and the next run forgets the rest."""
+    folder, user = tmp_path / "archive", "user-0"
+    ingest(*shop, folder, silent)
+    before, held = archived(folder), len(holding(folder, user))
+    assert held >= 3
+    erase(*shop, user, int(time.time() * 1000))
+    written = 0
+    real = files.write_whole
+
+    def until_killed(path: Path, data: bytes) -> None:
+        nonlocal written
+        if written == killed_at:
+            raise KeyboardInterrupt
+        written += 1
+        real(path, data)
+
+    monkeypatch.setattr("training.archive.write_whole", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(*shop, folder, silent)
+    monkeypatch.undo()
+    assert len(holding(folder, user)) == held - killed_at
+    assert archived(folder).items() <= before.items()
+    ingest(*shop, folder, silent)
+    assert holding(folder, user) == []
+    assert archived(folder) == {place: said for place, said in before.items() if said[0] != user.encode()}
+
+
+def test_erasures_that_retention_deleted_are_missed(shop: tuple[str, str], tmp_path: Path) -> None:
+    bootstrap, prefix = shop
+    folder = tmp_path / "archive"
+    ingest(*shop, folder, silent)
+    partition = erase(bootstrap, prefix, "user-0", int(time.time() * 1000))
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.delete_records([TopicPartition(prefix + ERASURES, partition, 1)]).values():
+        future.result(30)
+    with pytest.raises(TrainingError, match=r"erasures\[\d\]: offsets 0 to 0 were deleted before"):
+        ingest(*shop, folder, silent)
+    ingest(*shop, tmp_path / "another", silent)
 
 
 def test_bad_files_are_named(shop: tuple[str, str], tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_run_writes_a_model_that_a_worker_takes(tmp_path: Path) -> None:
         (["--events", "{log}", "--format", "taobao", "--horizon", "0h"], 2, "no length of time"),
         (["--events", "{log}", "--format", "taobao", "--model", "oracle"], 2, "known are lstm, gru, rnn"),
         (["--events", "{log}", "--format", "taobao", "--epochs", "0"], 2, "--epochs"),
+        (["--events", "{log}", "--format", "taobao", "--champion", "{log}"], 1, "log.csv: model refused (not_onnx)"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, args: list[str], exit_code: int, text: str) -> None:
