@@ -19,6 +19,11 @@ from stream.core.absorb import COUNT_MAX, MONEY_MAX
 from stream.core.caps import join_offer_days
 from stream.core.row import N_AFFINITIES, N_RECENT_IDS, N_RECENT_PRODUCTS, N_STEPS, Rows, new_rows
 
+YOUNG_EVENTS = N_RECENT_IDS // 2
+"""A row with fewer events is young: it still remembers every id since its first event, or since it was cleared."""
+_SENT = 1
+"""Among the ids that a row remembers: it was sent to a user, so that it begins anew is not because it was erased."""
+
 _COUNTS = ("dwell_s", "orders_discounted", "searches_empty", "rating_sum", "offers_made", "kind_total")
 _MONEY = ("spend_minor", "refund_minor", "discount_minor")
 _LATEST = ("kind_last_ms", "offer_last_ms", "last_ms")
@@ -65,7 +70,31 @@ def cleared(rows: Rows) -> Rows:
     """What is left of rows that were merged into others: their fences, so that no event is applied again."""
     left = new_rows(len(rows))
     left["fence"] = rows["fence"]
+    remember(left, _SENT)
     return left
+
+
+def await_row(rows: Rows, claim: int) -> bool:
+    """Have a user's row, [1], remember that another one was claimed for it; whether that changed it.
+
+    A row that is not young needs no reminder: it will not be young again, unless it is erased.
+    """
+    if not _is_young(rows) or (rows["recent_ids"] == claim).any():
+        return False
+    remember(rows, claim)
+    return True
+
+
+def erased_since(rows: Rows, claim: int) -> bool:
+    """Whether a user's row, [1], was erased after another one was claimed for it: then that one must not come in.
+
+    A user who came back with YOUNG_EVENTS events meanwhile is not told apart from one who was never erased.
+    """
+    return _is_young(rows) and not np.isin(rows["recent_ids"], (claim, _SENT)).any()
+
+
+def _is_young(rows: Rows) -> bool:
+    return int(rows["kind_total"].sum()) < YOUNG_EVENTS
 
 
 def remember(rows: Rows, one: int) -> None:

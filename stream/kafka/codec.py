@@ -164,6 +164,8 @@ class Merge(Source, kw_only=True, gc=False, omit_defaults=True):
     """A claim: the row of the key's anonymous id belongs to this user."""
     row: Annotated[bytes, Meta(max_length=MERGED_ROW_BYTES_MAX)] | None = None
     """A packed row (`stream.core.row`), to be merged into that of the key."""
+    claim: Id | None = None
+    """The login's event id, where the user's row would remember it unless it was erased meanwhile."""
 
 
 class Erasure(Source, kw_only=True, gc=False, omit_defaults=True):

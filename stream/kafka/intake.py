@@ -59,8 +59,7 @@ def take(batch: EventBatch, read: dict[str, int], partition: int, settings: Sett
             erased = decode_others(source, fresh, partition, settings.partitions, settings.topic(source))
             continue
         if source in JOINING:
-            found = JOINING[source](fresh, partition, settings.partitions, settings.topic(source))
-            joins = joins.and_those_of(found)
+            joins = joins.and_those_of(JOINING[source](fresh, partition, settings))
             continue
         decoded[source] = events = decode(
             source, fresh, partition, settings.partitions, settings.currency, settings.topic(source)
