@@ -113,6 +113,35 @@ def test_a_worker_that_is_killed_among_logins(site: Site) -> None:
     check(site, of_user)
 
 
+def test_an_erasure_that_overtakes_a_row_drops_it(site: Site) -> None:
+    """The row that was on its way comes behind the erasures of both: put there once more, as it was sent."""
+    user, anonymous = USERS[0], ANONYMOUS[0]
+    with site.worker() as worker:
+        site.publish(events(40, "some", [user, anonymous]))
+        site.wait_applied([worker])
+        login(site, anonymous, user)
+        wait_merged(site, [worker])
+        merges = site.settings.topic("merges")
+        (row,) = (record for record in site.read(merges) if record.key == user.encode())
+        for who in (user, anonymous):
+            asked = event("erasures", event_id=f"e-{who}", user_id=who, time_ms=time.time_ns() // 1_000_000)
+            site.put_to_partition(site.settings.topic("erasures"), who.encode(), asked.value or b"")
+        wait_until(lambda: not site.packed_rows(), "both are erased", 30)
+        site.put_to_partition(merges, user.encode(), row.value or b"")
+        wait_merged(site, [worker])
+        assert site.packed_rows() == {}
+
+        # Who comes back is new, and logs in as before.
+        site.sent.clear()
+        site.publish(events(40, "back", [user, anonymous]))
+        site.wait_applied([worker])
+        login(site, anonymous, user, event_id="back")
+        wait_merged(site, [worker])
+        check(site, {anonymous: user})
+        assert worker.metric("offerstream_rows_merged_total") == 2
+    assert site.out("dead-letters") == []
+
+
 def test_bad_logins_are_dead_letters(site: Site) -> None:
     topic = site.settings.topic("merges")
     with site.worker() as worker:
