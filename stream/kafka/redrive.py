@@ -17,24 +17,20 @@ A row remembers the ids of 16 events, so the rows could not tell a second re-dri
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from typing import NamedTuple
 
-from confluent_kafka import KafkaException, Producer
-
 from stream.core.events import SOURCES
-from stream.errors import DeliveryError, SetupError
 from stream.kafka.cluster import INPUTS, admin_client, high_watermarks
 from stream.kafka.dead_letters import ORIGIN, REDRIVEN, Filter, Refused, origin, refused
 from stream.kafka.decode import decode, decode_others
 from stream.kafka.partitioner import partitions
-from stream.kafka.topics import QUIET, Header, Record, Topics
+from stream.kafka.spread import SpreadProducer
+from stream.kafka.topics import Header, Record, Topics
 from stream.settings import Settings
 
 TRANSACTION_LETTERS_MAX = 500
 TRANSACTION_BYTES_MAX = 8 << 20
-TRANSACTION_TIMEOUT_S = 30.0
-"""A re-drive that dies holds back the readers of the sources for so long, unless it is called again."""
 
 CUT = "cut"
 """Why a letter stays: its value was too long to be kept whole."""
@@ -70,11 +66,11 @@ def redrive(settings: Settings, wanted: Filter, *, dry_run: bool = False) -> Red
         DeliveryError: a record was not taken; nothing of its transaction is seen by anybody.
     """
     topic = settings.topic("dead-letters")
-    with Topics(settings.bootstrap) as topics:
+    with Topics(settings.bootstrap) as topics, ExitStack() as stack:
         places = topics.places([topic])
         counts = topics.partitions([settings.topic(source) for source in INPUTS])
         # 1.
-        sender = None if dry_run else _Sender(settings, topic)
+        producer = None if dry_run else stack.enter_context(SpreadProducer(settings, transactional_id(settings)))
         # 2.
         ends = high_watermarks(admin_client(settings.bootstrap), places)
         done = {origin(one) for one in _letters(topics, ends) if one.headers.get("reason") == REDRIVEN}
@@ -87,8 +83,8 @@ def redrive(settings: Settings, wanted: Filter, *, dry_run: bool = False) -> Red
             result.sent.update(event.letter.headers.get("reason", "") for event in good)
             done |= fresh.keys()
             # 3.
-            if sender is not None and good:
-                sender.send(good)
+            if producer is not None and good:
+                _send(producer, topic, good)
     return result
 
 
@@ -144,55 +140,17 @@ def _judge(letters: list[Refused], settings: Settings, counts: dict[str, int]) -
     return good, left
 
 
-class _Sender:
-    """Events and their markers, in transactions."""
-
-    def __init__(self, settings: Settings, dead_letters: str) -> None:
-        self._dead_letters = dead_letters
-        self._producer = Producer(
-            {
-                "bootstrap.servers": settings.bootstrap,
-                "transactional.id": transactional_id(settings),
-                "transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000),
-                "message.max.bytes": 16 << 20,
-                **QUIET,
-            }
-        )
-        try:
-            self._producer.init_transactions(TRANSACTION_TIMEOUT_S)
-        except KafkaException as error:
-            raise SetupError(f"no transaction from Kafka at {settings.bootstrap}: {error.args[0].str()}") from error
-
-    def send(self, events: list[_Event]) -> None:
-        try:
-            self._producer.begin_transaction()
-            for event in events:
-                letter = event.letter
-                self._producer.produce(
-                    event.topic, letter.value, letter.key, event.partition, headers=_origin_headers(letter)
-                )
-                self._producer.produce(self._dead_letters, None, None, letter.partition, headers=_marker(event))
-            self._commit()
-        except KafkaException as error:
-            what = error.args[0]
-            if what.fatal():
-                raise SetupError(
-                    f"another re-drive took over ({what.str()}); what was sent before is counted"
-                ) from error
-            with suppress(KafkaException):  # the broker aborts it after its time-out
-                self._producer.abort_transaction(TRANSACTION_TIMEOUT_S)
-            raise DeliveryError(f"a re-drive was taken back, call it again: {what.str()}") from error
-
-    def _commit(self) -> None:
-        """A time-out is neither commit nor abort: asked again, never aborted."""
-        while True:
-            try:
-                self._producer.commit_transaction(TRANSACTION_TIMEOUT_S)
-            except KafkaException as error:
-                if not error.args[0].retriable():
-                    raise
-            else:
-                return
+def _send(producer: SpreadProducer, dead_letters: str, events: list[_Event]) -> None:
+    """Events and their markers, in one transaction."""
+    now_ms = time.time_ns() // 1_000_000
+    with producer.transaction():
+        for event in events:
+            letter = event.letter
+            for topic, partition, key, value, headers in (
+                (event.topic, event.partition, letter.key, letter.value, _origin_headers(letter)),
+                (dead_letters, letter.partition, None, None, _marker(event)),
+            ):
+                producer.send_as_it_is(topic, partition, Record(topic, partition, key, value, 0, now_ms, headers))
 
 
 def transactional_id(settings: Settings) -> str:

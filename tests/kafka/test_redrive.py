@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -175,16 +176,16 @@ def test_after_a_kill_before_the_commit_every_event_is_there_once(site: Site, ma
 def test_of_two_at_once_one_is_fenced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one begins while the first has read everything and has not sent yet."""
     refuse(site, [letter(site, i) for i in range(8)])
-    send: Callable[..., None] = module._Sender.send
+    send: Callable[..., None] = module._send
     other: list[module.Redriven] = []
 
-    def overtaken(self: module._Sender, events: list[module._Event]) -> None:
-        monkeypatch.setattr(module._Sender, "send", send)
+    def overtaken(*of_first: Any) -> None:
+        monkeypatch.setattr(module, "_send", send)
         other.append(redrive(site.settings, EVERY))
-        send(self, events)
+        send(*of_first)
 
-    monkeypatch.setattr(module._Sender, "send", overtaken)
-    with pytest.raises(SetupError, match="another re-drive took over"):
+    monkeypatch.setattr(module, "_send", overtaken)
+    with pytest.raises(SetupError, match="another one took over"):
         redrive(site.settings, EVERY)
     assert other[0].sent.total() == 8
     assert len(arrived(site)) == 8
