@@ -42,7 +42,7 @@ from stream.core.events import N_KINDS, TIERS, Kind
 from stream.core.response import Responds, from_document
 from stream.core.segments import SEGMENT_RULES, SegmentRules
 
-RECORD_FIELDS = ("published_ms", "resume_state", "learned")
+RECORD_FIELDS = ("published_ms", "resume_state", "learned", "document_version")
 """What a record has besides the document."""
 
 PRIORITY_DEFAULT = 100

@@ -29,8 +29,8 @@ def plan_apply(
 ) -> tuple[list[Change], list[tuple[str, Problem]]]:
     """What applying documents does.
 
-    A version names a content for ever, since decisions and offers refer to it: other content needs a higher version. A
-    campaign that was paused by command stays paused.
+    A version names a content for ever, since decisions and offers refer to it: other content needs a higher version.
+    What was learned raises the record's, not the document's. A campaign that was paused by command stays paused.
 
     Args:
         documents: valid ones.
@@ -51,7 +51,7 @@ def plan_apply(
             continue
         seen.add(id_)
         before = _record_or_empty(records.get(id_))
-        problem = _version_problem(document, document_of(before))
+        problem = _version_problem(document, _as_written(before))
         if problem is not None:
             refusals.append((id_, problem))
             continue
@@ -72,9 +72,23 @@ def _record_or_empty(value: bytes | None) -> Record:
         return {}
 
 
+def _as_written(record: Record) -> Record:
+    """The document in a record, with the version of its file: `learn` raises the record's above it."""
+    return document_of(record) | {"version": record.get("document_version", record.get("version"))}
+
+
 def _content(document: Mapping[str, Any]) -> Record:
     """What a version stands for: all but the state, which is switched without one."""
     return {name: value for name, value in document.items() if name != "state"}
+
+
+def _raised(document: Mapping[str, Any], before: Record) -> Record:
+    """The record's version, above all that named other content, and the document's, where what was learned parted them."""
+    written, published = before.get("document_version"), before.get("version")
+    if not isinstance(written, int) or not isinstance(published, int):
+        return {}
+    version = max(document["version"], published + (document["version"] > written))
+    return {} if version == document["version"] else {"version": version, "document_version": document["version"]}
 
 
 def _version_problem(document: Mapping[str, Any], before: Mapping[str, Any]) -> Problem | None:
@@ -90,9 +104,10 @@ def _version_problem(document: Mapping[str, Any], before: Mapping[str, Any]) -> 
 
 
 def _change(document: Mapping[str, Any], before: Record, now_ms: int) -> Change:
-    id_, version, state = document["id"], document["version"], document.get("state", "active")
+    id_, state = document["id"], document.get("state", "active")
     paused_by_command = "resume_state" in before
-    new: Record = dict(document)
+    new: Record = dict(document) | _raised(document, before)
+    version = new["version"]
     if "learned" in before:
         new["learned"] = before["learned"]
     if paused_by_command:
@@ -134,7 +149,9 @@ def resume(id_: str, records: Mapping[str, bytes], now_ms: int) -> Change:
 
 
 def learn(id_: str, records: Mapping[str, bytes], learned: Mapping[str, object], now_ms: int) -> Change:
-    """Publish what was learned of how users respond, with the campaign; its document stays as it is.
+    """Publish what was learned of how users respond, with the campaign, whose document stays as it is.
+
+    It decides otherwise from then on, so the record's version is raised by 1; the document's own is kept beside it.
 
     Args:
         id_: of the campaign.
@@ -146,7 +163,11 @@ def learn(id_: str, records: Mapping[str, bytes], learned: Mapping[str, object],
         ChangeError: as `pause`.
     """
     record = read_record(id_, records)
-    return Change(id_, "learned", encode({**record, "learned": learned, "published_ms": now_ms}))
+    version = record["version"] + 1
+    versions = {"version": version, "document_version": record.get("document_version", record["version"])}
+    return Change(
+        id_, f"version {version}, learned", encode({**record, **versions, "learned": learned, "published_ms": now_ms})
+    )
 
 
 def read_record(id_: str, records: Mapping[str, bytes]) -> Record:

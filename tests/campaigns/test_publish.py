@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 
 from stream.campaigns.control import Shop, compile_campaigns
-from stream.campaigns.publish import ChangeError, pause, plan_apply, resume
+from stream.campaigns.learn import fit
+from stream.campaigns.publish import ChangeError, learn, pause, plan_apply, resume
+from stream.core.response import to_document
+from tests.campaigns.test_learn import FEATURES, world
 
 SHOP = Shop("UTC", "EUR")
+LEARNED = to_document(fit(FEATURES, (), world(500, 5)[0], 1))
 THEN_MS, NOW_MS = 1_790_000_000_000, 1_790_000_100_000
 
 
@@ -85,6 +89,36 @@ def test_apply_does_not_wake_what_was_paused_by_command(records: dict[str, bytes
     assert compile_campaigns(after, SHOP)[0].campaigns[0].paused
     resumed = json.loads(resume("c", after, NOW_MS).value or b"")
     assert (resumed["state"], resumed["version"]) == ("dry_run", 4)
+
+
+def test_what_was_learned_has_a_version_of_its_own(records: dict[str, bytes]) -> None:
+    """A version names one content for ever; the file keeps its own, and is applied as ever."""
+
+    def published(records: dict[str, bytes]) -> tuple[int, int | None]:
+        record = json.loads(records["c"])
+        return record["version"], record.get("document_version")
+
+    for version in (4, 5):
+        change = learn("c", records, LEARNED | {"offset": version / 100}, NOW_MS)
+        assert change.what == f"version {version}, learned"
+        assert change.value is not None
+        records = {"c": change.value}
+        assert published(records) == (version, 3)
+    assert apply(records, document()) == (records, ["c: version 5, unchanged"])
+    paused = {"c": pause("c", records, NOW_MS).value or b""}
+    assert published(paused) == (5, 3)
+    text = "c: version: version 3 is published with other content; a change needs version 4"
+    assert apply(records, document(name="D")) == (records, [text])
+    text = "c: version: version 3 is published already, this is 2"
+    assert apply(records, document(version=2)) == (records, [text])
+
+    # A version of the file below the record's names something new all the same; one above it is taken as it is.
+    changed, said = apply(records, document(name="D", version=4))
+    assert (published(changed), said) == ((6, 4), ["c: version 6, active"])
+    assert json.loads(changed["c"])["learned"]["offset"] == 0.05
+    changed, said = apply(records, document(name="D", version=9))
+    assert (published(changed), said) == ((9, None), ["c: version 9, active"])
+    assert compile_campaigns(changed, SHOP)[0].campaigns[0].version == 9
 
 
 def test_what_is_not_there_or_cannot_be_read(records: dict[str, bytes]) -> None:

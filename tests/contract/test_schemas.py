@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
-from stream.campaigns.control import Shop
+from stream.campaigns.control import RECORD_FIELDS, Shop
 from stream.campaigns.files import load
 from stream.campaigns.publish import plan_apply
 from stream.kafka import codec
@@ -272,7 +272,7 @@ def test_what_our_producers_encode_is_valid(topic: str) -> None:
 
 def test_campaign_records_are_documents_and_what_publishing_adds() -> None:
     record, document = SCHEMAS["campaigns"], SCHEMAS["campaign-document"]
-    assert set(record["properties"]) == {*document["properties"], "published_ms", "resume_state", "learned"}
+    assert set(record["properties"]) == {*document["properties"], *RECORD_FIELDS}
     assert set(record["required"]) == {*document["required"], "published_ms"}
     assert record["additionalProperties"] is document["additionalProperties"] is False
 

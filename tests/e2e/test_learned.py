@@ -98,7 +98,8 @@ def test_from_exploration_to_offers_that_were_learned(site: Site) -> None:
             site.publish([click(u, 100 + n, "checkout_start", now_ms) for u in undrawn])
             site.wait_applied([worker])
             later = [record.json for record in site.out("decisions")][len(decisions) :]
-            learned = [d for d in later if d["reason"] != "no_model" and int(d["user_id"][1:]) in undrawn]
+            assert {d["campaign_version"] for d in later if d["reason"] != "no_model"} <= {1, 2}
+            learned = [d for d in later if d["campaign_version"] == 2 and int(d["user_id"][1:]) in undrawn]
             arms = {int(d["user_id"][1:]): d["arm"] for d in reversed(learned)}
             if len(arms) == len(undrawn):
                 break
