@@ -26,9 +26,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stream.core.events import SOURCES
-from stream.kafka.cluster import ERASURES
 from stream.kafka.topics import Record, Topics
-from training.erasures import Erasures, gone, read_erasures
+from training.erasures import ERASURES, Erasures, gone, read_erasures
 from training.errors import TrainingError
 from training.files import write_json, write_whole
 

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stream.kafka.cluster import ERASURES
 from stream.kafka.decode import decode_others
 from stream.kafka.topics import Topics
+
+ERASURES = "erasures"
+"""The topic, without prefix."""
 
 _NAMED = r'"user_id"\s*:\s*"(?P<user>[^"\\]*)"'
 

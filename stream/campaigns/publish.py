@@ -83,7 +83,7 @@ def _content(document: Mapping[str, Any]) -> Record:
 
 
 def _raised(document: Mapping[str, Any], before: Record) -> Record:
-    """The record's version, above all that named other content, and the document's, where what was learned parted them."""
+    """The record's version, above all that named other content, and the document's, where learning parted them."""
     written, published = before.get("document_version"), before.get("version")
     if not isinstance(written, int) or not isinstance(published, int):
         return {}

@@ -12,11 +12,11 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream.campaigns.logs import read_file
-from stream.kafka.cluster import ERASURES
 from stream.kafka.partitioner import partitions
 from training import files
 from training.archive import ARCHIVED, MANIFEST, ingest, read_manifest, read_records
 from training.cli import cli
+from training.erasures import ERASURES
 from training.errors import TrainingError
 from training.sources import read_archive, read_topics
 
