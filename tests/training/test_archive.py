@@ -231,10 +231,10 @@ def test_an_erasure_that_was_killed_is_taken_up(
         written += 1
         real(path, data)
 
-    monkeypatch.setattr("training.archive.write_whole", until_killed)
-    with pytest.raises(KeyboardInterrupt):
-        ingest(*shop, folder, silent)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr("training.archive.write_whole", until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(*shop, folder, silent)
     assert len(holding(folder, user)) == held - killed_at
     assert archived(folder).items() <= before.items()
     ingest(*shop, folder, silent)
