@@ -21,6 +21,7 @@ from training.prepare import DEVIATION_MAX, FLAG_VALUES, FLAGGED, HOUR, KIND, ho
 
 N_UNITS = 50
 HORIZON_MS = 3_600_000  # what the metadata claim
+Constants = dict[str, NDArray[Any]]
 OPSET = 17
 IR_VERSION = 8  # what came with opset 17: old runtimes read it too
 
@@ -39,15 +40,17 @@ def seeded_model(seed: int = 1, arms: Sequence[str] = ("none",), n_units: int = 
     return _file(seed, _graph(rng, steps, len(arms), n_units), steps, arms, "lstm", state)
 
 
-def seeded_window_model(seed: int = 1) -> bytes:
-    """A logistic regression on every feature of the last steps, of the window kind: passes `stream.scoring.model.load`.
+def seeded_window_model(seed: int = 1, n_units: int = 0) -> bytes:
+    """A model of the window kind, which reads all of the last steps at every event: passes `stream.scoring.model.load`.
 
     Args:
         seed: draws weights and golden examples.
+        n_units: of an LSTM with a dense head; 0 for a logistic regression on every feature of every step.
     """
     rng = np.random.default_rng(seed)
     steps = rng.integers(0, 256, (8, 2 * N_STEPS, N_FEATURES), np.uint8)
-    return _file(seed, _window_graph(rng), steps, ("none",), "logistic", ())
+    graph = _window_graph(_lstm_over_window(rng, n_units) if n_units else _logistic(rng))
+    return _file(seed, graph, steps, ("none",), "lstm" if n_units else "logistic", ())
 
 
 def _file(
@@ -78,15 +81,47 @@ def _file(
     return with_metadata(bare, metadata)
 
 
-def _window_graph(rng: np.random.Generator) -> Any:  # noqa: ANN401  onnx has no types
-    """Score = sigmoid(sum over the steps held and their features of w * value)."""
+def _logistic(rng: np.random.Generator) -> tuple[Constants, list[Any]]:
+    """Logit = sum over steps and features of w * value: constants and nodes."""
+    constants: Constants = {
+        "flat": np.array([-1, N_STEPS * N_FEATURES], np.int64),
+        "w": rng.normal(0, 0.2 / N_FEATURES, (N_STEPS * N_FEATURES, 1)).astype(np.float32),
+    }
+    node = helper.make_node
+    return constants, [node("Reshape", ["values", "flat"], ["row"]), node("MatMul", ["row", "w"], ["logit"])]
+
+
+def _lstm_over_window(rng: np.random.Generator, n_units: int) -> tuple[Constants, list[Any]]:
+    """Logit of an LSTM's last output: constants and nodes. Steps that are not there are zeros, before all others."""
+
+    def drawn(*shape: int) -> NDArray[np.float32]:
+        return rng.normal(0, 0.2, shape).astype(np.float32)
+
+    constants: Constants = {
+        "r": drawn(1, 4 * n_units, n_units),
+        "b": drawn(1, 8 * n_units),
+        "w": drawn(1, 4 * n_units, N_FEATURES),
+        "direction": np.array([0], np.int64),
+        "head_w": drawn(n_units, 1),
+        "head_b": drawn(1),
+    }
+    node = helper.make_node
+    return constants, [
+        node("Transpose", ["values"], ["by_step"], perm=[1, 0, 2]),
+        node("LSTM", ["by_step", "w", "r", "b"], ["", "h_last"], hidden_size=n_units),
+        node("Squeeze", ["h_last", "direction"], ["h"]),
+        node("Gemm", ["h", "head_w", "head_b"], ["logit"]),
+    ]
+
+
+def _window_graph(body: tuple[Constants, list[Any]]) -> Any:  # noqa: ANN401  onnx has no types
+    """Score = sigmoid of what a body makes of the values of the steps held, the others zero."""
     node = helper.make_node
     constants = {
         "places": np.arange(N_STEPS, dtype=np.float32)[None],
         "length": np.array(N_STEPS, np.float32),
         "axis": np.array([2], np.int64),
-        "flat": np.array([-1, N_STEPS * N_FEATURES], np.int64),
-        "w": rng.normal(0, 0.2 / N_FEATURES, (N_STEPS * N_FEATURES, 1)).astype(np.float32),
+        **body[0],
     }
     nodes = [
         node("Sub", ["length", "held"], ["first"]),
@@ -94,8 +129,7 @@ def _window_graph(rng: np.random.Generator) -> Any:  # noqa: ANN401  onnx has no
         node("Cast", ["inside"], ["there"], to=TensorProto.FLOAT),
         node("Unsqueeze", ["there", "axis"], ["mask"]),
         node("Mul", ["x", "mask"], ["values"]),
-        node("Reshape", ["values", "flat"], ["row"]),
-        node("MatMul", ["row", "w"], ["logit"]),
+        *body[1],
         node("Sigmoid", ["logit"], ["score"]),
     ]
     info = helper.make_tensor_value_info

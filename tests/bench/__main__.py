@@ -49,8 +49,15 @@ def broker(folder: Path) -> Iterator[Kafka]:
 @click.command()
 @click.option("--quick", is_flag=True, help="Less of everything, a few minutes: whether it runs, not how fast.")
 @click.option("--seed", default=1, show_default=True, help="Of events, users and models.")
-@click.option("--peer/--no-peer", default=True, show_default=True, help="Also measure plain Faust.")
-@click.option("--jobs", type=click.Choice(["all", "few", "many", "decide"]), default="all", show_default=True)
+@click.option(
+    "--peer/--no-peer",
+    default=True,
+    show_default=True,
+    help="Also measure plain Faust and, where a JDK is there, Kafka Streams.",
+)
+@click.option(
+    "--jobs", type=click.Choice(["all", "few", "many", "streams", "decide"]), default="all", show_default=True
+)
 @click.option(
     "--guarantee",
     type=click.Choice(GUARANTEES),
@@ -60,7 +67,7 @@ def broker(folder: Path) -> Iterator[Kafka]:
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=VAR / "bench.json", show_default=True)
 def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str, ...], out: Path) -> None:
-    """Measure the whole job on a real broker against the same job in plain Faust."""
+    """Measure the whole job on a real broker against the same job in plain Faust and in Kafka Streams."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH_FILE)
@@ -78,11 +85,14 @@ def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str,
         with broker(folder) as kafka, Progress(*columns, console=console) as bars:
             bench = Bench(kafka, folder, sizes, seed, bars, guarantee, peers=peer)
             rows = bench.rows
-            if jobs != "many":
+            if jobs in ("all", "few"):
                 bench.few_users()
-            if jobs != "few":
+            if jobs in ("all", "many"):
                 bench.many_users()
-            rows += decide.measure(seed)
+            if jobs in ("all", "streams"):
+                bench.streams()
+            if jobs == "all":
+                rows += decide.measure(seed)
     except (BrokerError, OfferstreamError, ProgramError, PublishError, OutputError) as error:
         if rows:  # what was measured until then is shown, and not written
             report.show({"machine": report.machine(), "commit": report.commit(), "seed": seed, "rows": rows}, console)

@@ -11,19 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress as Bars
 
-from tests.bench import measure
+from tests.bench import measure, restore
 from tests.bench.kafka import Kafka
 from tests.bench.latency import latencies_ms
 from tests.bench.load import SPAN_MS, TRIGGER, Record, clicks, profiles, publish, users_at_random, users_zipf
 from tests.bench.measure import Marks, Measured
 from tests.bench.program import ProgramError
-from tests.bench.system import Faust, Offerstream, System
+from tests.bench.report import WINDOW_MODEL
+from tests.bench.streams.build import NoPeerError, java_command
+from tests.bench.system import Faust, KafkaStreams, Offerstream, Peer, System
+from training.seeded import N_UNITS, seeded_window_model
 
 Row = dict[str, Any]
 Draw = Callable[[np.random.Generator, int, int], NDArray[np.int64]]
 
 HOT_SLOTS = 100_000
 LATENCY_PER_S = 50.0
+BESIDE = ", beside Kafka Streams"
+"""Behind the names of jobs that both were given."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,20 @@ class Sizes:
     peer_s: float
     peer_events: int
     latency_s: float
+    warm_events: int
+    """Done by the JVM before its rate is taken."""
+    restore_users: int
+    tail_events: int
 
 
-FULL = Sizes(20_000, 1_000_000, 1_000_000, peer_s=30, peer_events=60_000, latency_s=60)
-QUICK = Sizes(20_000, 100_000, 200_000, peer_s=8, peer_events=5_000, latency_s=10)
+FULL = Sizes(
+    20_000, 1_000_000, 1_000_000, peer_s=30, peer_events=60_000, latency_s=60,
+    warm_events=100_000, restore_users=500_000, tail_events=50_000,
+)  # fmt: skip
+QUICK = Sizes(
+    20_000, 100_000, 200_000, peer_s=8, peer_events=5_000, latency_s=10,
+    warm_events=20_000, restore_users=50_000, tail_events=5_000,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,42 @@ class Bench:
         self._job(ours, peer, users, Job(f"{users:,} users at random", users_at_random))
         self._job(ours, peer, users, Job(f"{users:,} users, Zipf", users_zipf))
 
+    def streams(self) -> None:
+        """Kafka Streams beside ours, exactly once: the job on the same events, latency, restore; ours with a window.
+
+        Without a JDK ours alone, and a line that says so.
+        """
+        users, kafka, guarantee = self._sizes.users_few, self._kafka, "exactly_once"
+        java: list[str] = []
+        if self._peers:
+            try:
+                with self._bar("kafka-streams: built by Maven", 1):
+                    java = java_command()
+            except NoPeerError as error:
+                self._bars.console.print(f"kafka-streams left out: {error}", markup=False, highlight=False)
+        ours, _ = self._prepare("streams", users, guarantee, peers=False)
+        title = f"{users:,} users{BESIDE}"
+        peer = KafkaStreams(kafka, self._folder, "kafka-streams", ours.prefix, self._seed, java) if java else None
+        if peer:
+            peer.give_rows(users, self._seed)
+        self._backlog(ours, peer, users, title, users_at_random)
+        self._latency(ours, users, BESIDE)
+        if peer:
+            self._latency(peer, users, BESIDE)
+        rows, restored = restore.rows_left_by(kafka, ours), self._sizes.restore_users
+        # Topics of their own, so that these begin with nothing but the rows.
+        other = Offerstream(kafka, self._folder, "restore", self._seed, guarantee)
+        with self._bar("offerstream: restore and restarts", self._sizes.tail_events) as report:
+            self.rows += restore.ours(kafka, other, rows, restored, self._sizes.tail_events, report)
+        if java:
+            peer = KafkaStreams(kafka, self._folder, "restore-streams", other.prefix, self._seed, java)
+            with self._bar("kafka-streams: restore", 1):
+                self.rows.append(restore.kafka_streams(kafka, peer, rows, restored))
+        ours, _ = self._prepare(
+            "streams-window", users, guarantee, peers=False, model=seeded_window_model(self._seed, N_UNITS)
+        )
+        self._backlog(ours, None, users, title + WINDOW_MODEL, users_at_random)
+
     @contextmanager
     def _bar(self, title: str, total: float) -> Iterator[Callable[[int], None]]:
         task = self._bars.add_task(title, total=total)
@@ -104,10 +155,12 @@ class Bench:
         if not self._bars.console.is_terminal:  # bars are drawn at the end there
             self._bars.console.print(f"{title}: {time.monotonic() - began_s:.0f} s")
 
-    def _prepare(self, title: str, users: int, guarantee: str, *, peers: bool) -> tuple[Offerstream, Faust | None]:
+    def _prepare(
+        self, title: str, users: int, guarantee: str, *, peers: bool, model: bytes | None = None
+    ) -> tuple[Offerstream, Faust | None]:
         """Both systems, each with a row for every user."""
         kafka, seed = self._kafka, self._seed
-        ours = Offerstream(kafka, self._folder, title, seed, guarantee)
+        ours = Offerstream(kafka, self._folder, title, seed, guarantee, model)
         with self._bar(f"{users:,} profiles and first events", 2 * users) as report:
             self._log_end_ms += SPAN_MS
             publish(kafka.bootstrap, profiles(users, self._log_end_ms - SPAN_MS), ours.prefix)
@@ -129,34 +182,42 @@ class Bench:
         return record._replace(value=record.value.replace(f'"{TRIGGER}"'.encode(), b'"product_view"'))
 
     def _job(self, ours: Offerstream, peer: Faust | None, users: int, job: Job) -> None:
-        for title, hot_slots in ((job.title, None), (f"{job.title}, hot part {HOT_SLOTS:,}", HOT_SLOTS)):
-            hot_rows = None if hot_slots is None else hot_slots // self._kafka.partitions
-            if peer and hot_slots is None:
-                peer.skip_to_end()
-            drawn, triggers = self._publish_log(ours, users, job.draw)
-            marks = Marks.take(self._kafka, ours)
-            with self._bar(f"offerstream: {title}", len(drawn)) as report, ours.start(hot_rows=hot_rows) as program:
-                measured = measure.whole_backlog(self._kafka, ours, program, len(drawn), report)
-            measured.disk_bytes += program.disk_bytes
-            committed = self._kafka.committed(ours.group, ours.source)
-            if committed != self._kafka.end(ours.source):
-                raise measure.OutputError(
-                    f"{committed} events were committed, {self._kafka.end(ours.source)} published"
-                )
-            measure.check_outputs(
-                self._kafka, ours, marks, triggers=triggers, users=len(np.unique(drawn)), rows=len(drawn)
-            )
-            self._add(ours, title, users, measured, len(drawn))
-            if peer and hot_slots is None:
-                self._peer_job(peer, title, users)
+        self._backlog(ours, peer, users, job.title, job.draw)
+        self._backlog(ours, None, users, f"{job.title}, hot part {HOT_SLOTS:,}", job.draw, HOT_SLOTS)
 
-    def _peer_job(self, peer: Faust, title: str, users: int) -> None:
-        already = self._kafka.committed(peer.group, peer.source)
-        sizes = self._sizes
-        with self._bar(f"faust: {title}", sizes.peer_events) as report, peer.start() as program:
-            measured = measure.steady_rate(self._kafka, peer, program, already, sizes.peer_s, sizes.peer_events, report)
+    def _backlog(
+        self, ours: Offerstream, peer: Peer | None, users: int, title: str, draw: Draw, hot_slots: int | None = None
+    ) -> None:
+        """One log, worked off by ours and then, as much as there is time for, by a peer."""
+        if peer:
+            peer.skip_to_end()
+        drawn, triggers = self._publish_log(ours, users, draw)
+        marks = Marks.take(self._kafka, ours)
+        hot_rows = None if hot_slots is None else hot_slots // self._kafka.partitions
+        with self._bar(f"offerstream: {title}", len(drawn)) as report, ours.start(hot_rows=hot_rows) as program:
+            measured = measure.whole_backlog(self._kafka, ours, program, len(drawn), report)
         measured.disk_bytes += program.disk_bytes
-        measure.check_peer(self._kafka, peer)
+        committed = self._kafka.committed(ours.group, ours.source)
+        if committed != self._kafka.end(ours.source):
+            raise measure.OutputError(f"{committed} events were committed, {self._kafka.end(ours.source)} published")
+        measure.check_outputs(self._kafka, ours, marks, triggers=triggers, users=len(np.unique(drawn)), rows=len(drawn))
+        self._add(ours, title, users, measured, len(drawn))
+        if peer:
+            self._peer_job(peer, title, users)
+
+    def _peer_job(self, peer: Peer, title: str, users: int) -> None:
+        began = self._kafka.committed_offsets(peer.group, peer.source)
+        sizes = self._sizes
+        warm = sizes.warm_events if isinstance(peer, KafkaStreams) else 0
+        with self._bar(f"{peer.name}: {title}", sizes.peer_events) as report, peer.start() as program:
+            measured = measure.steady_rate(
+                self._kafka, peer, program, sum(began.values()) + warm, sizes.peer_s, sizes.peer_events, report
+            )
+        measured.disk_bytes += program.disk_bytes
+        if isinstance(peer, KafkaStreams):
+            measure.check_streams(self._kafka, peer, began)
+        else:
+            measure.check_peer(self._kafka, peer)
         self._add(peer, title, users, measured, measured.events)
 
     def _publish_log(self, ours: Offerstream, users: int, draw: Draw) -> tuple[NDArray[np.int64], int]:
@@ -198,9 +259,9 @@ class Bench:
             }
         )
 
-    def _latency(self, system: System, users: int) -> None:
+    def _latency(self, system: System, users: int, beside: str = "") -> None:
         seconds = self._sizes.latency_s
-        if isinstance(system, Faust):
+        if isinstance(system, Peer):
             system.skip_to_end()
         with (
             self._bar(f"{system.name}: latency", LATENCY_PER_S * seconds) as report,
@@ -212,7 +273,7 @@ class Bench:
         self.rows.append(
             {
                 "system": system.name,
-                "job": f"latency from publish to offer readable, {LATENCY_PER_S:g} events/s",
+                "job": f"latency from publish to offer readable, {LATENCY_PER_S:g} events/s{beside}",
                 "guarantee": system.guarantee,
                 "users": users,
                 "events": len(found),
@@ -222,9 +283,9 @@ class Bench:
         )
 
     def _wait_until_up(self, system: System) -> None:
-        """Its group has members that own partitions: it reads what comes."""
+        """It reads what comes."""
         deadline_s = time.monotonic() + measure.START_TIMEOUT_S
-        while not self._kafka.is_stable(system.group):
+        while not system.is_ready():
             if time.monotonic() > deadline_s:
-                raise ProgramError(f"{system.name} did not join its group")
+                raise ProgramError(f"{system.name} is not ready after {measure.START_TIMEOUT_S:g} s")
             time.sleep(0.1)

@@ -43,12 +43,16 @@ class Kafka:
         """Records ever written to a topic, markers of transactions among them."""
         return sum(self.ends(topic).values())
 
-    def committed(self, group: str, topic: str) -> int:
-        """Records that a group has committed."""
+    def committed_offsets(self, group: str, topic: str) -> dict[int, int]:
+        """Where a group goes on, by partition; 0 where it has committed nothing."""
         tps = [TopicPartition(topic, p) for p in range(self.partitions)]
         asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, tps)])
         found = asked[group].result(TIMEOUT_S).topic_partitions or []
-        return sum(max(tp.offset, 0) for tp in found)
+        return {tp.partition: max(tp.offset, 0) for tp in found}
+
+    def committed(self, group: str, topic: str) -> int:
+        """Records that a group has committed."""
+        return sum(self.committed_offsets(group, topic).values())
 
     def is_stable(self, group: str) -> bool:
         """Whether a group's members have their partitions."""
@@ -68,7 +72,7 @@ class Kafka:
         return sum(file.stat().st_size for folder in folders for file in folder.glob("*.log"))
 
     def read(self, topic: str, start: dict[int, int]) -> Iterator[Message]:
-        """All records from given offsets up to the present end."""
+        """All records from given offsets up to the present end, less those of transactions that were aborted."""
         ends = self.ends(topic)
         left = {p for p in ends if start[p] < ends[p]}
         consumer = Consumer(
@@ -76,6 +80,7 @@ class Kafka:
                 "bootstrap.servers": self.bootstrap,
                 "group.id": "bench-reader",
                 "enable.auto.commit": False,
+                "isolation.level": "read_committed",
                 "enable.partition.eof": True,  # what lies before the end may be a transaction's marker
                 "log_level": 2,
             }

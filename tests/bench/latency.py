@@ -37,6 +37,7 @@ class OfferReader:
                 "bootstrap.servers": kafka.bootstrap,
                 "group.id": "bench-latency",
                 "enable.auto.commit": False,
+                "isolation.level": "read_committed",
                 "fetch.wait.max.ms": 100,
             }
         )

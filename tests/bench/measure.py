@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tests.bench.kafka import Kafka
+from tests.bench.load import TRIGGER
 from tests.bench.program import Program, ProgramError
-from tests.bench.system import Faust, Offerstream, Progress, System
+from tests.bench.system import KafkaStreams, Offerstream, Peer, Progress, System
 
 START_TIMEOUT_S = 300.0
 STALL_TIMEOUT_S = 60.0
@@ -134,12 +136,12 @@ def whole_backlog(kafka: Kafka, system: Offerstream, program: Program, events: i
 
 
 def steady_rate(
-    kafka: Kafka, system: Faust, program: Program, already: int, seconds: float, events_min: int, report: Report
+    kafka: Kafka, system: Peer, program: Program, already: int, seconds: float, events_min: int, report: Report
 ) -> Measured:
     """The rate at which a peer that was just started works on a backlog that it need not finish.
 
-    From the offsets that it commits, once a second: from the first commit until `seconds` have passed and `events_min`
-    events were done.
+    From the offsets that it commits: from the first commit beyond `already` until `seconds` have passed and
+    `events_min` events were done, or the backlog is.
 
     Raises:
         ProgramError: it ended or does not begin.
@@ -149,6 +151,7 @@ def steady_rate(
         said = system.progress()
         return None if said is None else (kafka.committed(system.group, system.source), said)
 
+    end = kafka.end(system.source)
     done, said = _wait_for_start(program, ask, already)
     first = _Look(
         time.monotonic(),
@@ -159,7 +162,7 @@ def steady_rate(
         program.disk_bytes_so_far(),
     )
     last = first
-    while last.at_s - first.at_s < seconds or last.events - first.events < events_min:
+    while last.events < end and (last.at_s - first.at_s < seconds or last.events - first.events < events_min):
         time.sleep(POLL_END_S)
         program.check()
         now_s = time.monotonic()
@@ -252,7 +255,7 @@ def check_outputs(
     return {"decisions": len(decisions), "offers": len(offers), "rows": changed}
 
 
-def check_peer(kafka: Kafka, peer: Faust) -> None:
+def check_peer(kafka: Kafka, peer: Peer) -> None:
     """What Faust has written so far must be what its events lead to: a row each, a decision and an offer for triggers.
 
     Raises:
@@ -263,3 +266,38 @@ def check_peer(kafka: Kafka, peer: Faust) -> None:
     offered = sum(decision["arm"] != "none" for decision in read)
     if not (0 < decisions < rows and abs(offers - offered) <= STOPS_MAX):
         raise OutputError(f"faust: {rows} rows, {decisions} decisions of which {offered} offer, {offers} offers")
+
+
+def check_streams(kafka: Kafka, peer: KafkaStreams, first: dict[int, int]) -> None:
+    """What a reader of committed records sees must be, exactly once, what the events that it committed lead to.
+
+    Args:
+        kafka: where.
+        peer: stopped.
+        first: offsets of its source where it began.
+
+    Raises:
+        OutputError: a decision or an offer is missing, twice, or of an event that is not committed.
+    """
+    ends = kafka.committed_offsets(peer.group, peer.source)
+    wanted = f'"{TRIGGER}"'.encode()
+    triggers = sorted(
+        (int(message.partition() or 0), int(message.offset() or 0))
+        for message in kafka.read(peer.source, first)
+        if (message.offset() or 0) < ends[message.partition() or 0] and wanted in (message.value() or b"")
+    )
+    begin = dict.fromkeys(range(kafka.partitions), 0)
+    decisions = list(kafka.read_json(peer.decisions, begin))
+    offers = list(kafka.read_json(peer.offers, begin))
+    decided = sorted(map(_place, decisions))
+    offered = sorted(_place(decision) for decision in decisions if decision["arm"] != "none")
+    if decided != triggers or sorted(map(_place, offers)) != offered or not offered:
+        raise OutputError(
+            f"{peer.name}: {len(decisions)} decisions of which {len(offered)} offer, {len(offers)} offers; "
+            f"{len(triggers)} triggers were committed"
+        )
+
+
+def _place(output: dict[str, Any]) -> tuple[int, int]:
+    """(partition, offset) of its trigger."""
+    return output["trigger"]["partition"], output["trigger"]["offset"]

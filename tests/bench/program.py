@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,8 @@ STOP_TIMEOUT_S = 60.0
 BLOCK_BYTES = 512  # of ru_oublock
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+MODULE = (sys.executable, "-m")
+"""Before the name of a module and its arguments."""
 
 STACKS_CHARS_MAX = 20_000
 
@@ -27,20 +29,20 @@ class ProgramError(RuntimeError):
 
 
 class Program:
-    """`python -m MODULE ...` in the repository's root with an environment of its own; its output goes to a file.
+    """A command in the repository's root with an environment of its own; its output goes to a file.
 
     Args:
-        module: and arguments.
+        command: and arguments.
         environment: added to this process' own, from which OFFERSTREAM_* and PEER_* are removed.
         log: where its output goes.
     """
 
-    def __init__(self, module: list[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OFFERSTREAM_", "PEER_", "KAFKA_"))}
         self._log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *module],
+                command,
                 cwd=ROOT,
                 env=inherited | dict(environment),
                 stdout=output,
@@ -121,7 +123,7 @@ def run_tool(module: list[str], environment: Mapping[str, str]) -> None:
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("OFFERSTREAM_")}
     done = subprocess.run(
-        [sys.executable, "-m", *module],
+        [*MODULE, *module],
         cwd=ROOT,
         env=inherited | dict(environment),
         capture_output=True,

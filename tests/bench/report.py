@@ -10,6 +10,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+WINDOW_MODEL = ", a window model"
+"""Behind the name of a job of ours that was done with one."""
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -78,7 +81,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         )
     if throughput:
         console.print(table)
-    for system in ("offerstream", "faust"):
+    for system in ("offerstream", "faust", "kafka-streams"):
         rows = [row for row in throughput if row["system"] == system]
         if not rows:
             continue
@@ -95,12 +98,29 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def _show_lines(rows: list[dict[str, Any]], console: Console) -> None:
-    """Latency, and what decisions cost."""
+    """Kafka Streams beside ours, restores and restarts, latency, and what decisions cost."""
     for row in rows:
+        who = f"{row['system']}, {row.get('guarantee', '')}"
+        if row["system"] == "kafka-streams" and "us_per_event" in row:
+            beside = [r for r in rows if r["system"] == "offerstream" and _is_beside(r, row)]
+            ratios = ", ".join(f"{r['job']}: {r['events_per_s'] / row['events_per_s']:.1f} times that" for r in beside)
+            console.print(f"{who}: {row['job']}: {row['events_per_s']:,} events/s; offerstream with {ratios}")
+        if "restore_s" in row:
+            rate = f"{row['rows_per_s']:,} rows/s, {row['mb_per_s']:g} MB/s"
+            console.print(f"{who}: {row['job']}: {row['restore_s']:g} s, {rate}; ready after {row['ready_s']:g} s")
+        if "tail_rows" in row:
+            tail = f"{row['tail_rows']:,} changelog records in {row['tail_s']:g} s of them"
+            console.print(f"{who}: {row['job']}: ready after {row['ready_s']:g} s, {tail}")
         if "latency_ms" in row:
             p50, p99 = row["latency_ms"]["p50"], row["latency_ms"]["p99"]
-            who = f"{row['system']}, {row['guarantee']}"
             console.print(f"{who}: {row['job']}: p50 {p50:g} ms, p99 {p99:g} ms (n = {row['events']:,})")
         if "decisions_per_s" in row:
             mean = f"{row['eligible_campaigns_mean']} campaigns eligible for a trigger"
             console.print(f"{row['job']}: {row['decisions_per_s']:,} decisions/s; {mean} (n = {row['decisions']:,})")
+
+
+def _is_beside(ours: dict[str, Any], peer: dict[str, Any]) -> bool:
+    """Whether the same job, with either kind of model."""
+    job = str(peer["job"])
+    same = ours["guarantee"] == peer["guarantee"] if "us_per_event" in ours else False
+    return same and ours["job"] in (job, f"{job}{WINDOW_MODEL}")

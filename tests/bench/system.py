@@ -1,11 +1,13 @@
-"""The two systems under measurement: how each is prepared, started, and asked how far it is."""
+"""The systems under measurement: how each is prepared, started, and asked how far it is."""
 
 import hashlib
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,7 +20,7 @@ from tests.bench import faust_peer, load
 from tests.bench.kafka import Kafka
 from tests.bench.load import Record, publish
 from tests.bench.peer_model import window_model
-from tests.bench.program import Program, run_tool
+from tests.bench.program import MODULE, Program, run_tool
 from training.seeded import seeded_model
 
 
@@ -36,10 +38,12 @@ class Offerstream:
 
     name = "offerstream"
 
-    def __init__(self, kafka: Kafka, folder: Path, title: str, seed: int, guarantee: str) -> None:
+    def __init__(
+        self, kafka: Kafka, folder: Path, title: str, seed: int, guarantee: str, model: bytes | None = None
+    ) -> None:
         self.guarantee = guarantee
         self._kafka = kafka
-        self._log = folder / f"{title}.log"
+        self.log = folder / f"{title}.log"
         self._environment = {
             "KAFKA_BOOTSTRAP": kafka.bootstrap,
             "OFFERSTREAM_APP_ID": title,
@@ -60,11 +64,10 @@ class Offerstream:
         self.written_topics = (self.offers, self.decisions, self.changelog, self.settings.topic("dead-letters"))
         self._admin_port = 0
         create_topics(self.settings)
-        self._control(seed)
+        self._control(model or seeded_model(seed))
 
-    def _control(self, seed: int) -> None:
+    def _control(self, model: bytes) -> None:
         """Publish the model and the campaign."""
-        model = seeded_model(seed)
         sha256 = hashlib.sha256(model).hexdigest()
         pointer = json.dumps({"sha256": sha256, "published_ms": 0}).encode()
         publish(
@@ -77,14 +80,16 @@ class Offerstream:
             self.prefix,
         )
 
-    def start(self, *, latency: bool = False, hot_rows: int | None = None) -> Program:
-        """Start a worker; it needs no other settings for latency."""
+    def start(self, *, latency: bool = False, hot_rows: int | None = None, instance_id: str = "") -> Program:
+        """Start a worker; it needs no other settings for latency. Killed, one with an id is let in again at once."""
         del latency
         self._admin_port = free_ports(None).broker
         environment = self._environment | {"OFFERSTREAM_ADMIN_PORT": str(self._admin_port)}
         if hot_rows:
             environment["OFFERSTREAM_HOT_ROWS"] = str(hot_rows)
-        return Program(["stream", "worker"], environment, self._log)
+        if instance_id:
+            environment["OFFERSTREAM_INSTANCE_ID"] = instance_id
+        return Program([*MODULE, "stream", "worker"], environment, self.log)
 
     def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float] | None:
         """All of /metrics."""
@@ -98,6 +103,14 @@ class Offerstream:
             for family in text_string_to_metric_families(text)
             for s in family.samples
         }
+
+    def is_ready(self) -> bool:
+        """Whether all of its rows are restored and it processes."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._admin_port}/readyz", timeout=5) as answer:
+                return bool(answer.status == HTTPStatus.OK)
+        except OSError:
+            return False
 
     def outcome(self, name: str) -> int:
         """Events of all sources with an outcome."""
@@ -124,18 +137,35 @@ class Offerstream:
         )
 
 
-class Faust:
-    """The same job in plain Faust."""
+class Peer:
+    """The same job in another system, one event at a time, its parameters in the environment (PEER_*).
 
-    name = "faust"
-    guarantee = "at_least_once"
-    source = "clickstream"
-    offers = "peer-offers"
-    decisions = "peer-decisions"
+    Args:
+        kafka: where.
+        folder: for data and logs.
+        title: names its group and its topics.
+        source_prefix: of the topic that it reads: ours, the same events.
+        seed: of its model.
+        command: of the program.
+        linger_ms: of its producer where throughput is measured; it does not linger where latency is.
+    """
 
-    def __init__(self, kafka: Kafka, folder: Path, title: str, source_prefix: str, seed: int) -> None:
+    name: str
+    guarantee: str
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        folder: Path,
+        title: str,
+        source_prefix: str,
+        seed: int,
+        command: Sequence[str],
+        linger_ms: int,
+    ) -> None:
         self._kafka = kafka
-        self._log = folder / f"{title}.log"
+        self._command = command
+        self.log = folder / f"{title}.log"
         self._stages = folder / f"{title}-stages.json"
         model = folder / "window.onnx"
         model.write_bytes(window_model(seed))
@@ -149,7 +179,7 @@ class Faust:
             "PEER_BOOTSTRAP": kafka.bootstrap,
             "PEER_DATA_DIR": str(folder / title),
             "PEER_PARTITIONS": str(kafka.partitions),
-            "PEER_LINGER_MS": "50",
+            "PEER_LINGER_MS": str(linger_ms),
             "PEER_SOURCE": self.source,
             "PEER_OFFERS": self.offers,
             "PEER_DECISIONS": self.decisions,
@@ -159,29 +189,69 @@ class Faust:
         kafka.create(self.changelog, self.offers, self.decisions)
 
     def give_rows(self, users: int, seed: int) -> None:
-        """A row for every user, in the table's changelog and in its local stores."""
+        """A row for every user, in the changelog."""
         rows = faust_peer.first_rows(users, seed)
         publish(self._kafka.bootstrap, (Record(self.changelog, key, row) for key, row in rows))
-        ends = json.dumps(self._kafka.ends(self.changelog))
-        run_tool(["tests.bench.faust_peer", str(users), str(seed), ends], self._environment)
 
     def skip_to_end(self) -> None:
         """What is published from now on is the first that it reads."""
         self._kafka.commit(self.group, self.source, self._kafka.ends(self.source))
 
     def start(self, *, latency: bool = False, hot_rows: int | None = None) -> Program:
-        """Start a worker of Faust; without lingering where latency is measured."""
+        """Start it; without lingering where latency is measured."""
         del hot_rows
         self._stages.unlink(missing_ok=True)
         environment = self._environment | ({"PEER_LINGER_MS": "0"} if latency else {})
-        return Program(["tests.bench.faust_peer"], environment, self._log)
+        return Program(self._command, environment, self.log)
+
+    def is_ready(self) -> bool:
+        """Whether its group has members that own partitions: it reads what comes."""
+        return self._kafka.is_stable(self.group)
+
+    def said(self) -> dict[str, Any] | None:
+        """Its file of stages, None before the first."""
+        return json.loads(self._stages.read_text()) if self._stages.exists() else None
 
     def progress(self) -> Progress | None:
-        """From its file of stages and, for what counts, from the offsets that it committed."""
-        if not self._stages.exists():
+        """From its file of stages; what counts are the offsets that it committed."""
+        said = self.said()
+        if said is None:
             return None
-        said = json.loads(self._stages.read_text())
         return Progress(said["events"], {name: ns / 1e3 for name, ns in said["ns"].items()}, faust_peer.ROW_BYTES)
 
 
-System = Offerstream | Faust
+class Faust(Peer):
+    """The same job in plain Faust."""
+
+    name = "faust"
+    guarantee = "at_least_once"
+
+    def __init__(self, kafka: Kafka, folder: Path, title: str, source_prefix: str, seed: int) -> None:
+        command = [*MODULE, "tests.bench.faust_peer"]
+        super().__init__(kafka, folder, title, source_prefix, seed, command, linger_ms=50)
+
+    def give_rows(self, users: int, seed: int) -> None:
+        """A row for every user, in the table's changelog and in its local stores."""
+        super().give_rows(users, seed)
+        ends = json.dumps(self._kafka.ends(self.changelog))
+        run_tool(["tests.bench.faust_peer", str(users), str(seed), ends], self._environment)
+
+
+class KafkaStreams(Peer):
+    """The same job in Kafka Streams, in Java; it restores its rows itself when it starts."""
+
+    name = "kafka-streams"
+    guarantee = "exactly_once"
+
+    def __init__(
+        self, kafka: Kafka, folder: Path, title: str, source_prefix: str, seed: int, java: Sequence[str]
+    ) -> None:
+        super().__init__(kafka, folder, title, source_prefix, seed, java, linger_ms=100)  # its default
+
+    def is_ready(self) -> bool:
+        """Whether all of its rows are restored and it processes."""
+        said = self.said()
+        return said is not None and bool(said["running"])
+
+
+System = Offerstream | Peer

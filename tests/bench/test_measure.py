@@ -17,7 +17,7 @@ from tests.bench.kafka import Kafka
 from tests.bench.load import Record, publish
 from tests.bench.measure import Marks, OutputError, check_outputs
 from tests.bench.peer_model import FEATURES, UNITS, WINDOW, window_model
-from tests.bench.program import Program, ProgramError
+from tests.bench.program import MODULE, Program, ProgramError
 
 
 class Outputs(NamedTuple):
@@ -104,7 +104,7 @@ def test_offsets_of_a_group_can_be_set_and_read(kafka: Kafka, outputs: Outputs) 
 
 def test_a_program_that_ends_by_itself_is_told_with_its_last_words(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with Program(["no_such_module"], {}, log) as program:
+    with Program([*MODULE, "no_such_module"], {}, log) as program:
         while not log.read_text():
             time.sleep(0.05)
         time.sleep(0.5)  # it has said what is wrong and ends
@@ -113,8 +113,8 @@ def test_a_program_that_ends_by_itself_is_told_with_its_last_words(tmp_path: Pat
 
 
 def test_a_program_is_stopped_and_its_resources_are_known(tmp_path: Path) -> None:
-    module = ["timeit", "-n", "1", "-r", "1", "import time; x = bytearray(64 << 20); time.sleep(60)"]
-    with Program(module, {}, tmp_path / "log") as program:
+    command = [*MODULE, "timeit", "-n", "1", "-r", "1", "import time; x = bytearray(64 << 20); time.sleep(60)"]
+    with Program(command, {}, tmp_path / "log") as program:
         deadline_s = time.monotonic() + 20
         while program.rss_max_bytes < 64 << 20 and time.monotonic() < deadline_s:
             program.check()
