@@ -10,6 +10,7 @@ HERE = Path(__file__).resolve().parent
 BUILT = HERE.parent.parent.parent / "var" / "bench-streams"
 BUILD_TIMEOUT_S = 600.0  # the first one fetches Maven's plugins and 110 MB of jars
 HEAP = "1g"
+OPTIONS = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",)
 
 
 class NoPeerError(RuntimeError):
@@ -36,14 +37,8 @@ def java_command(built: Path = BUILT) -> list[str]:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be at it
         if not (folder / "done").exists():
             _build(str(programs["mvn"]), folder)
-    return [
-        str(programs["java"]),
-        f"-Xms{HEAP}",
-        f"-Xmx{HEAP}",
-        "-cp",
-        f"{folder / 'peer.jar'}:{folder / 'lib'}/*",
-        "Peer",
-    ]
+    class_path = f"{folder / 'peer.jar'}:{folder / 'lib'}/*"
+    return [str(programs["java"]), f"-Xms{HEAP}", f"-Xmx{HEAP}", *OPTIONS, "-cp", class_path, "Peer"]
 
 
 def _sources_hash() -> str:
