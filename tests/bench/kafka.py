@@ -10,12 +10,18 @@ from confluent_kafka import (
     ConsumerGroupState,
     ConsumerGroupTopicPartitions,
     KafkaError,
+    KafkaException,
     Message,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 TIMEOUT_S = 20.0
+COORDINATOR_STARTS = (
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+)
 
 
 class Kafka:
@@ -46,9 +52,16 @@ class Kafka:
     def committed_offsets(self, group: str, topic: str) -> dict[int, int]:
         """Where a group goes on, by partition; 0 where it has committed nothing."""
         tps = [TopicPartition(topic, p) for p in range(self.partitions)]
-        asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, tps)])
-        found = asked[group].result(TIMEOUT_S).topic_partitions or []
-        return {tp.partition: max(tp.offset, 0) for tp in found}
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while True:
+            asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, tps)])
+            try:
+                found = asked[group].result(TIMEOUT_S).topic_partitions or []
+                return {tp.partition: max(tp.offset, 0) for tp in found}
+            except KafkaException as error:  # a coordinator that was just made reads its log first
+                if error.args[0].code() not in COORDINATOR_STARTS or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.1)
 
     def committed(self, group: str, topic: str) -> int:
         """Records that a group has committed."""
