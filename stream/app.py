@@ -133,6 +133,13 @@ def build_app(settings: Settings, metrics: Metrics, control: Control) -> App:
     return app
 
 
+def _print_tasks() -> None:
+    """Of all loops: the consumer has one of its own."""
+    kept = "_all_tasks" if hasattr(asyncio.tasks, "_all_tasks") else "_scheduled_tasks"  # the latter since Python 3.12
+    for task in list(getattr(asyncio.tasks, kept)):
+        task.print_stack(limit=8)
+
+
 async def run(settings: Settings) -> None:
     """Run a worker until a signal stops it.
 
@@ -143,6 +150,9 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
+    if hasattr(signal, "SIGUSR1"):  # threads at once, where it hangs and not where it may be interrupted; then tasks
+        loop.add_signal_handler(signal.SIGUSR1, _print_tasks)
+        faulthandler.register(signal.SIGUSR1, chain=True)
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -259,11 +269,9 @@ def worker_command(log_level: str) -> None:
 
     It takes what the consumer group gives it of the partitions, restores their rows, and serves. Exit code 0 after a
     signal, 1 when something it runs on is not as it should be, 2 for bad settings, 70 for a bug; only 0 has committed
-    everything it did. SIGUSR1 writes to standard error where every thread stands.
+    everything it did. SIGUSR1 writes to standard error where every thread and task stands.
     """
     settings = from_environment()
-    if hasattr(signal, "SIGUSR1"):  # where it hangs, and not where it may be interrupted
-        faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(
         level=log_level.upper(),
         stream=sys.stderr,
