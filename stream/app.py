@@ -134,10 +134,15 @@ def build_app(settings: Settings, metrics: Metrics, control: Control) -> App:
 
 
 def _print_tasks() -> None:
-    """Of all loops: the consumer has one of its own."""
+    """Of all loops, since the consumer has one of its own: each with what it waits for, the innermost last."""
     kept = "_all_tasks" if hasattr(asyncio.tasks, "_all_tasks") else "_scheduled_tasks"  # the latter since Python 3.12
     for task in list(getattr(asyncio.tasks, kept)):
-        task.print_stack(limit=8)
+        lines, at = [], task.get_coro()
+        while frame := getattr(at, "cr_frame", None) or getattr(at, "gi_frame", None):
+            lines.append(f"  {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}")
+            at = getattr(at, "cr_await", None) or getattr(at, "gi_yieldfrom", None)
+        print("\n".join([f"task {task.get_name()}", *lines]), file=sys.stderr)
+    sys.stderr.flush()
 
 
 async def run(settings: Settings) -> None:

@@ -180,8 +180,8 @@ def test_a_worker_tells_where_its_threads_stand_and_goes_on(site: Site) -> None:
         worker.signal(signal.SIGUSR1)
         worker.wait_log("most recent call first")
         assert "control.py" in worker.log()  # the thread that follows models and campaigns
-        worker.wait_log("Stack for <Task")
-        assert "in _take_over" in worker.log()  # a task, which waits for the next assignment
+        worker.wait_log("in TakeOver._take_over")  # a task, which waits for the next assignment
+        worker.wait_log("in Fetcher")  # the consumer's own, in its own loop
         now_ms = time.time_ns() // 1_000_000
         site.publish([trigger("u", "e", now_ms)])
         site.wait_applied([worker])
