@@ -26,6 +26,10 @@ Row = dict[str, Any]
 Draw = Callable[[np.random.Generator, int, int], NDArray[np.int64]]
 
 HOT_SLOTS = 100_000
+LOGS_MAX = 16
+"""Logs of one run, each of later event times than the one before. The last must not lie in the future, or a worker
+refuses its events."""
+
 LATENCY_PER_S = 50.0
 BESIDE = ", beside Kafka Streams"
 """Behind the names of jobs that both were given."""
@@ -89,7 +93,7 @@ class Bench:
         self._guarantees = guarantees
         self._bars = bars
         self._peers = peers
-        self._log_end_ms = time.time_ns() // 1_000_000 - 8 * SPAN_MS
+        self._log_end_ms = time.time_ns() // 1_000_000 - LOGS_MAX * SPAN_MS
         self._n_logs = 0
 
     def few_users(self) -> None:
@@ -162,7 +166,7 @@ class Bench:
         kafka, seed = self._kafka, self._seed
         ours = Offerstream(kafka, self._folder, title, seed, guarantee, model)
         with self._bar(f"{users:,} profiles and first events", 2 * users) as report:
-            self._log_end_ms += SPAN_MS
+            self._next_span()
             publish(kafka.bootstrap, profiles(users, self._log_end_ms - SPAN_MS), ours.prefix)
             report(users)
             rng = np.random.default_rng([seed, users])
@@ -220,10 +224,16 @@ class Bench:
             measure.check_peer(self._kafka, peer)
         self._add(peer, title, users, measured, measured.events)
 
+    def _next_span(self) -> None:
+        """Event times of the next log begin where those of the last one end."""
+        self._log_end_ms += SPAN_MS
+        if self._log_end_ms > time.time_ns() // 1_000_000:
+            raise ProgramError(f"more than {LOGS_MAX} logs in one run: event times would lie in the future")
+
     def _publish_log(self, ours: Offerstream, users: int, draw: Draw) -> tuple[NDArray[np.int64], int]:
         """A backlog; its users, and how many triggers it has."""
         self._n_logs += 1
-        self._log_end_ms += SPAN_MS
+        self._next_span()
         rng = np.random.default_rng([self._seed, self._n_logs])
         drawn = draw(rng, users, self._sizes.events)
         triggers = 0

@@ -109,7 +109,10 @@ def whole_backlog(kafka: Kafka, system: Offerstream, program: Program, events: i
         if said.events > last:
             moved_s, last = time.monotonic(), said.events
         elif time.monotonic() - moved_s > STALL_TIMEOUT_S:
-            raise ProgramError(f"it stands still at {last} of {events} events:\n{program.stacks()}")
+            refused = system.outcome("dead")
+            raise ProgramError(
+                f"it stands still at {last} of {events} events, {refused} were refused:\n{program.stacks()}"
+            )
         report(last)
     # Its last commit may be under way.
     ended_s, cpu_s = time.monotonic(), program.cpu_s()
