@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 from tests.bench import measure, restore
 from tests.bench.kafka import Kafka
 from tests.bench.latency import latencies_ms
-from tests.bench.load import SPAN_MS, TRIGGER, Record, clicks, profiles, publish, users_at_random, users_zipf
+from tests.bench.load import LOGS_MAX, SPAN_MS, TRIGGER, Record, clicks, profiles, publish, users_at_random, users_zipf
 from tests.bench.measure import Marks, Measured
 from tests.bench.program import ProgramError
 from tests.bench.report import WINDOW_MODEL
@@ -26,10 +26,6 @@ Row = dict[str, Any]
 Draw = Callable[[np.random.Generator, int, int], NDArray[np.int64]]
 
 HOT_SLOTS = 100_000
-LOGS_MAX = 16
-"""Logs of one run, each of later event times than the one before. The last must not lie in the future, or a worker
-refuses its events."""
-
 LATENCY_PER_S = 50.0
 BESIDE = ", beside Kafka Streams"
 """Behind the names of jobs that both were given."""

@@ -19,7 +19,11 @@ TRIGGER = "cart_add"
 
 N_PRODUCTS, N_CATEGORIES, N_BRANDS = 50_000, 400, 1_000
 SPAN_MS = 3_600_000
-"""A log's event times spread evenly over the last hour before it is sent."""
+"""Of a log's event times, evenly spread."""
+
+LOGS_MAX = 16
+"""Logs of one run, each of later event times than the one before. The last must not lie in the future, or a worker
+refuses its events."""
 
 
 class Record(NamedTuple):

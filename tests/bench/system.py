@@ -52,7 +52,7 @@ class Offerstream:
             "OFFERSTREAM_GUARANTEE": self.guarantee,
             "OFFERSTREAM_DATA_DIR": str(folder / title),
             # The log lies in the past, and yet each trigger shall get its offer.
-            "OFFERSTREAM_OFFER_MAX_AGE_MS": str(10 * load.SPAN_MS),
+            "OFFERSTREAM_OFFER_MAX_AGE_MS": str((load.LOGS_MAX + 1) * load.SPAN_MS),
         }
         self.settings = from_environment(self._environment)
         self.group = title
