@@ -18,7 +18,7 @@ from stream.campaigns.control import name_hashes
 from stream.core.absorb import Events, apply_order, is_duplicate
 from stream.core.budget import Wallet, name_open_offers
 from stream.core.campaign import Campaign
-from stream.core.decide import Reason, draws
+from stream.core.decide import Decisions, Reason, draws
 from stream.core.events import CONSENT_UNKNOWN, CONSENT_YES, EVENT, SOURCES, Kind
 from stream.core.facts import Triggers
 from stream.core.policies import discounts
@@ -117,7 +117,7 @@ def simulate(log: Log, in_force: InForce, response: Responds | None = None, max_
         waiting, waiting_users = _uses(events, user, open_, in_force, now_ms)
         # 2.
         offered = np.flatnonzero(outcome.decisions["reason"] == Reason.OFFERED)
-        made = list(_given(user, outcome, in_force, now_ms, len(found.offers)))
+        made = list(_given(user[offered], outcome.decisions[offered], in_force, now_ms, len(found.offers)))
         found.offers += made
         for given in made:
             open_.setdefault(given.user, []).append(given)
@@ -146,13 +146,14 @@ def _count(outcome: Outcome, found: Simulation) -> None:
     found.n_triggers += int(np.count_nonzero(decisions["reason"] != Reason.NOT_TRIGGERED))
 
 
-def _given(user: NDArray[np.int64], outcome: Outcome, in_force: InForce, now_ms: int, n_before: int) -> Iterator[Given]:
-    offered = np.flatnonzero(outcome.decisions["reason"] == Reason.OFFERED)
-    for n, i in enumerate(offered.tolist()):
-        one = outcome.decisions[i]
+def _given(
+    user: NDArray[np.int64], decisions: Decisions, in_force: InForce, now_ms: int, n_before: int
+) -> Iterator[Given]:
+    """Offers, from the decisions that made them."""
+    for n, one in enumerate(decisions):
         campaign = in_force.campaigns.campaigns[int(one["campaign"])]
         yield Given(
-            int(user[i]), int(one["campaign"]), int(one["arm"]), int(one["depth_bp"]), int(one["value_minor"]), now_ms,
+            int(user[n]), int(one["campaign"]), int(one["arm"]), int(one["depth_bp"]), int(one["value_minor"]), now_ms,
             now_ms + campaign.valid_for_ms, (n_before + n + 1) << 8,
         )  # fmt: skip
 
@@ -212,16 +213,18 @@ def _expect(made: list[Given], events: Events, rows: Rows, response: Responds, i
     at = np.arange(len(made))
     triggers = Triggers(events, rows, at, made[0].time_ms, in_force.campaigns.segment_rules)
     forecast = response.forecast(triggers, at)
-    for i, given in enumerate(made):
-        campaign = in_force.campaigns.campaigns[given.campaign]
+    of = [in_force.campaigns.campaigns[given.campaign] for given in made]
+    off = np.empty((len(made), 1))
+    for i, (given, campaign) in enumerate(zip(made, of, strict=True)):
         arm = dataclasses.replace(campaign.arms[given.arm], depth_bp=given.depth_bp)
-        off = discounts((arm,), forecast.basket[i : i + 1])
-        depth = np.zeros((len(made), 1))
-        depth[i] = off[0] / max(float(forecast.basket[i]), 1.0)
-        more = float(forecast.buys(depth)[i, 0] - forecast.buys_unprompted[i])
-        revenue = more * float(forecast.basket[i])
-        cost = float(forecast.redeems(depth)[i, 0] * off[0, 0])
-        given.expected = (more, revenue, cost, revenue * campaign.margin_rate - cost)
+        off[i] = discounts((arm,), forecast.basket[i : i + 1])
+    depth = off / np.maximum(forecast.basket, 1.0)[:, None]
+    more = forecast.buys(depth)[:, 0] - forecast.buys_unprompted
+    revenue = more * forecast.basket
+    cost = (forecast.redeems(depth) * off)[:, 0]
+    margin = revenue * np.array([campaign.margin_rate for campaign in of]) - cost
+    for given, expected in zip(made, np.stack([more, revenue, cost, margin], axis=1).tolist(), strict=True):
+        given.expected = tuple(expected)
 
 
 def report(log: Log, in_force: InForce, found: Simulation) -> dict[str, Any]:

@@ -204,13 +204,13 @@ def arm_values(
     """
     at = np.zeros(1, np.int64)
     chosen, depth_bp = choose(campaign, score, triggers, at, today, dual_price)
+    valued: dict[str, Floats] = {}
+    if isinstance(campaign.policy, Profit) and campaign.policy.response is not None:
+        valued = gains(campaign.arms, campaign.policy, triggers, at, dual_price)._asdict()
     found = []
     for i, arm in enumerate(campaign.arms):
         entry: dict[str, Any] = {"arm": arm.id, "chosen": int(chosen[0]) == i}
         if depth_bp is not None and entry["chosen"]:
             entry["depth_bp"] = int(depth_bp[0])
-        if isinstance(campaign.policy, Profit) and campaign.policy.response is not None:
-            valued = gains(campaign.arms, campaign.policy, triggers, at, dual_price)
-            entry |= {name: float(getattr(valued, name)[0, i]) for name in Gains._fields}
-        found.append(entry)
+        found.append(entry | {name: float(of_arms[0, i]) for name, of_arms in valued.items()})
     return found
