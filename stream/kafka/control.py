@@ -76,7 +76,8 @@ class Control:
         self._shelf = Shelf(limits, verifier(settings.model_key), self._refused)
         self._look_s = 0.0
         self._segments: Segmenter | None = None
-        self._segments_refused: bytes | None = None
+        self._segments_file: bytes | None = None
+        """The one last looked at, in force or refused."""
 
     def in_force(self) -> InForce:
         """The latest valid model and campaigns."""
@@ -232,17 +233,15 @@ class Control:
 
     def _new_segments(self) -> bool:
         """Put the published segments in force, unless they are refused; whether campaigns have others to ask now."""
-        data = segments_in(self._followed[self._settings.topic("models")].records)
-        before = self._segments
-        if data is None:
-            self._segments = None
-        elif data is not self._segments_refused:
-            try:
-                self._segments = load_segmenter(data)
-            except ModelRefused as refusal:
-                self._segments_refused = data
-                self._metrics.model_refused.labels(refusal.reason.name.lower()).inc()
-                logger.error("segments refused, those before go on: %s", refusal)  # noqa: TRY400
+        data = segments_in(self._models.records)
+        if data is self._segments_file:
+            return False
+        self._segments_file, before = data, self._segments
+        try:
+            self._segments = None if data is None else load_segmenter(data)
+        except ModelRefused as refusal:
+            self._refused(refusal)
+            logger.error("segments refused, those before go on: %s", refusal)  # noqa: TRY400
         if (self._segments and self._segments.hex) == (before and before.hex):
             return False
         logger.info("segments in force: %s", self._segments.hex[:12] if self._segments else "none")
