@@ -25,7 +25,7 @@ from stream.scoring.artefact import (
     parse_metadata,
 )
 from stream.scoring.network import Recurrent, Windowed
-from stream.scoring.session import Memory, Session, open_session, run_sequence
+from stream.scoring.session import Memory, Session, open_file, run_sequence
 
 GOLDEN_TOLERANCE = 1e-5
 BATCH_SIZES = (1, 2, 7, 64, 1000)
@@ -124,7 +124,7 @@ def load(data: bytes, golden_tolerance: float = GOLDEN_TOLERANCE) -> Model:
         _check_bits(model)
     except ModelRefused:
         raise
-    except Exception as error:  # as above: shapes that only show when it runs
+    except Exception as error:  # the runtime's: shapes that only show when it runs
         raise ModelRefused(Refusal.IO_DIFFER, f"the graph does not run as its kind: {error}") from error
     return model
 
@@ -139,14 +139,8 @@ def read_metadata(data: bytes) -> Metadata:
 
 
 def _open(data: bytes) -> tuple[Session, Metadata]:
-    # 1.
-    if len(data) > MODEL_BYTES_MAX:
-        raise ModelRefused(Refusal.TOO_LARGE, f"{len(data)} bytes; at most {MODEL_BYTES_MAX}")
-    # 2.
-    try:
-        session = open_session(data)
-    except Exception as error:  # the runtime's exceptions share no base class below this
-        raise ModelRefused(Refusal.NOT_ONNX, f"the runtime does not accept {len(data)} bytes: {error}") from error
+    # 1., 2.
+    session = open_file(data, MODEL_BYTES_MAX)
     # 3.
     return session, parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stream.core.features import dequantise
 from stream.core.row import N_FEATURES
 from stream.scoring.artefact import INLINE_BYTES_MAX, ModelRefused, Refusal, features_hash
-from stream.scoring.session import Session, open_session
+from stream.scoring.session import Session, open_file
 
 SEGMENTS_KEY = b"segments"
 SEGMENTS_METADATA_KEY = "offerstream_segments"
@@ -67,12 +67,7 @@ def load_segmenter(data: bytes) -> Segmenter:
         ModelRefused: with the first reason found.
     """
     # 1.
-    if len(data) > INLINE_BYTES_MAX:
-        raise ModelRefused(Refusal.TOO_LARGE, f"{len(data)} bytes; at most {INLINE_BYTES_MAX}")
-    try:
-        session = open_session(data)
-    except Exception as error:  # the runtime's exceptions share no base class below this
-        raise ModelRefused(Refusal.NOT_ONNX, f"the runtime does not accept {len(data)} bytes: {error}") from error
+    session = open_file(data, INLINE_BYTES_MAX)
     # 2.
     metadata = _metadata(session)
     segmenter = Segmenter(session, metadata, hashlib.sha256(data).hexdigest())
@@ -83,7 +78,7 @@ def load_segmenter(data: bytes) -> Segmenter:
         found = segmenter.of(steps)
         in_parts = [[segmenter.of(part) for part in _parts(steps, size)] for size in _BATCHES]
         drawn = segmenter.of(np.random.default_rng(0).integers(0, 256, (1_000, N_FEATURES), np.uint8))
-    except Exception as error:  # as above: shapes that only show when it runs
+    except Exception as error:  # the runtime's: shapes that only show when it runs
         raise ModelRefused(Refusal.IO_DIFFER, f"it does not run as segments of steps: {error}") from error
     if len(steps) < max(_BATCHES):
         raise ModelRefused(Refusal.METADATA_INVALID, f"{len(steps)} golden steps; at least {max(_BATCHES)}")

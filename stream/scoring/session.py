@@ -7,7 +7,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from stream.core.row import N_FEATURES, N_STEPS
-from stream.scoring.artefact import HELD_INPUT, OUT_SUFFIX, SCORE_OUTPUT, STEP_INPUT
+from stream.scoring.artefact import HELD_INPUT, OUT_SUFFIX, SCORE_OUTPUT, STEP_INPUT, ModelRefused, Refusal
 
 State = tuple[tuple[str, int], ...]
 """Names and widths of the carried state, in the order in which they stand in a row's `state`; the window kind has none.
@@ -52,6 +52,20 @@ def open_session(data: bytes) -> Session:
     options.log_severity_level = _FATAL
     session: Session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return session
+
+
+def open_file(data: bytes, bytes_max: int) -> Session:
+    """A session of a published file, whose size is looked at before anything is parsed.
+
+    Raises:
+        ModelRefused: it is too large, or the runtime does not accept the graph.
+    """
+    if len(data) > bytes_max:
+        raise ModelRefused(Refusal.TOO_LARGE, f"{len(data)} bytes; at most {bytes_max}")
+    try:
+        return open_session(data)
+    except Exception as error:  # the runtime's exceptions share no base class below this
+        raise ModelRefused(Refusal.NOT_ONNX, f"the runtime does not accept {len(data)} bytes: {error}") from error
 
 
 class Halves:
