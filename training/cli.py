@@ -212,6 +212,8 @@ def _train(
 
 
 def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:
+    from training.gates import not_passed
+
     table = Table("on users never seen in training", "")
     shown = {
         **metrics,
@@ -223,9 +225,8 @@ def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:
     for name in ("test_users", "test_decision_points"):
         table.add_row(name.replace("_", " "), f"{metrics[name]}")
     console.print(table)
-    for gate in metrics["gates"]:
-        if not gate["passed"]:
-            console.print(f"gate not passed: {gate['name']}: {gate['figure']:g}, limit {gate['limit']:g}", style="red")
+    for problem in not_passed(metrics):
+        console.print(f"gate not passed: {problem}", style="red")
 
 
 @cli.command(

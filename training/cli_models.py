@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 SHARE = 0.05
 """Of the users, for a trial."""
 
+role_option = click.option(
+    "--as",
+    "role",
+    type=click.Choice(["champion", "shadow", "canary"]),
+    default="champion",
+    show_default=True,
+    help="It scores alone; or beside the champion, deciding nothing; or for a share of the users.",
+)
+share_option = click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=SHARE,
+    show_default=True,
+    help="Of the users, for shadow and canary.",
+)
 force_option = click.option(
     "--force", is_flag=True, help="Although gates were not passed. What workers refuse is never published."
 )
@@ -41,21 +56,8 @@ Examples:
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--as",
-    "role",
-    type=click.Choice(["champion", "shadow", "canary"]),
-    default="champion",
-    show_default=True,
-    help="It scores alone; or beside the champion, deciding nothing; or for a share of the users.",
-)
-@click.option(
-    "--share",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=SHARE,
-    show_default=True,
-    help="Of the users, for shadow and canary.",
-)
+@role_option
+@share_option
 @click.option("--key", type=click.Path(path_type=Path, dir_okay=False), help="Private key to sign with.")
 @click.option("--uri", default="", help="Where workers find FILE: for files too large for the topic.")
 @force_option
@@ -123,20 +125,20 @@ def _judged(
     Raises:
         click.ClickException: one was not passed, unless it is forced.
     """
-    from training.gates import NOT_WORSE, Gate, gates_here, not_passed
+    from training.gates import NOT_WORSE, Gate, gates_here, gates_of, not_passed
 
     in_force = register.in_force()
     champion = "" if in_force == model.hex else in_force
-    found = [Gate(g["name"], g["figure"], g["limit"]) for g in model.metadata.metrics.get("gates", [])]
+    found = gates_of(model.metadata.metrics)
     problems = not_passed(model.metadata.metrics, champion)
     if champion and events is not None:
         compared = _compared(model, load(register.file(champion)), events, format_, currency, topic_prefix)
         gate = Gate(NOT_WORSE, compared.log_loss.low, 0.0)
         found = [*(one for one in found if one.name != NOT_WORSE), gate]
         problems = [one for one in problems if not one.startswith(NOT_WORSE)]
-        problems += [] if gate.passed else [f"{NOT_WORSE}: {gate.figure:g}, limit 0"]
+        problems += [] if gate.passed else [gate.said]
     here = gates_here(model)
-    problems += [f"{gate.name}: {gate.figure:g}, limit {gate.limit:g}" for gate in here if not gate.passed]
+    problems += [gate.said for gate in here if not gate.passed]
     for gate in (*found, *here):
         click.echo(
             f"{'passed' if gate.passed else 'FAILED'}  {gate.name}  {gate.figure:.4g} <= {gate.limit:g}", err=True
@@ -268,21 +270,8 @@ Examples:
 """
 )
 @click.argument("model")
-@click.option(
-    "--as",
-    "role",
-    type=click.Choice(["champion", "shadow", "canary"]),
-    default="champion",
-    show_default=True,
-    help="What it becomes.",
-)
-@click.option(
-    "--share",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=SHARE,
-    show_default=True,
-    help="Of the users, for shadow and canary.",
-)
+@role_option
+@share_option
 @force_option
 @events_option
 @format_option

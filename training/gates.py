@@ -45,6 +45,11 @@ class Gate(NamedTuple):
         """Whether it holds; not a number never does."""
         return self.figure <= self.limit
 
+    @property
+    def said(self) -> str:
+        """For people, where it does not hold."""
+        return f"{self.name}: {self.figure:g}, limit {self.limit:g}"
+
 
 class Against(NamedTuple):
     """A model beside the champion, on the same decision points."""
@@ -160,6 +165,11 @@ def gates_said(found: list[Gate]) -> list[dict[str, Any]]:
     return [{**gate._asdict(), "passed": gate.passed} for gate in found]
 
 
+def gates_of(metrics: Mapping[str, Any]) -> list[Gate]:
+    """The gates that a file's metadata tell of; none where they tell of none."""
+    return [Gate(said["name"], said["figure"], said["limit"]) for said in metrics.get("gates") or []]
+
+
 def not_passed(metrics: Mapping[str, Any], champion: str = "") -> list[str]:
     """Which gates a file says it did not pass, in words; a file that says nothing about gates passed none.
 
@@ -167,10 +177,10 @@ def not_passed(metrics: Mapping[str, Any], champion: str = "") -> list[str]:
         metrics: of the file's metadata.
         champion: SHA-256 of the model in force, which it must have been compared with; "": there is none.
     """
-    said = metrics.get("gates")
-    if not said:
+    found = gates_of(metrics)
+    if not found:
         return ["its metadata say nothing about gates"]
-    problems = [f"{gate['name']}: {gate['figure']:g}, limit {gate['limit']:g}" for gate in said if not gate["passed"]]
+    problems = [gate.said for gate in found if not gate.passed]
     compared = (metrics.get("against") or {}).get("champion", "")
     if champion and compared != champion:
         with_whom = f"with {compared[:16]}" if compared else "with no champion"

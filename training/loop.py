@@ -112,8 +112,9 @@ def cycle(task: Task, now_ms: int, on_stage: Callable[[str], None] = lambda _: N
         on_stage("variants")
         test = split_by_user(build(_log(task, said, log), said["horizon_ms"])).test
         found = variants((folder / "model.onnx").read_bytes(), test)
-        write_json(folder / "variants.json", {"variants": [one.said() for one in found], "served": best(found).name})
-        write_whole(folder / "served.onnx", best(found).data)
+        served = best(found)
+        write_json(folder / "variants.json", {"variants": [one.said() for one in found], "served": served.name})
+        write_whole(folder / "served.onnx", served.data)
     # 5.
     on_stage("publish")
     outcome = _publish(task, said, folder, now_ms)
@@ -159,7 +160,7 @@ def _publish(task: Task, said: dict[str, Any], folder: Path, now_ms: int) -> Out
         return Outcome(said["number"], model.hex, published=True, problems=[])
     here = gates_here(model)
     problems = not_passed(model.metadata.metrics, in_force)
-    problems += [f"{gate.name}: {gate.figure:g}, limit {gate.limit:g}" for gate in here if not gate.passed]
+    problems += [gate.said for gate in here if not gate.passed]
     write_json(folder / "gates.json", {"gates": [*model.metadata.metrics["gates"], *gates_said(here)]})
     if not problems:
         register.put(data)
