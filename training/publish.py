@@ -180,10 +180,7 @@ class Register:
         """
         named = self.champion()
         older = () if named is None else tuple(one for one in (named.sha256, *named.before) if one != sha256_hex)
-        said: dict[bytes, bytes | None] = {}
-        withdrawn = key_of(WITHDRAWN_KEY_PREFIX, sha256_hex)
-        if withdrawn in self.records:
-            said[withdrawn] = None
+        said = self._pardon(sha256_hex)
         said[CHAMPION_KEY] = pointer_json(sha256_hex, now_ms, older[:BEFORE_MAX])
         trial = self.challenger()
         if trial is not None and trial.sha256 == sha256_hex:
@@ -200,10 +197,7 @@ class Register:
         """
         if sha256_hex == self.in_force():
             raise TrainingError(f"{sha256_hex[:16]} is the champion: there is nothing to try out")
-        said: dict[bytes, bytes | None] = {}
-        withdrawn = key_of(WITHDRAWN_KEY_PREFIX, sha256_hex)
-        if withdrawn in self.records:
-            said[withdrawn] = None
+        said = self._pardon(sha256_hex)
         said[CHALLENGER_KEY] = challenger_json(sha256_hex, now_ms, mode, share)
         self._say(said)
         self._delete_what_nobody_names()
@@ -229,6 +223,11 @@ class Register:
         said = {"fault": Fault.OPERATOR.value, "text": "rolled back by hand", "at_ms": now_ms}
         self._say({key_of(WITHDRAWN_KEY_PREFIX, fit[0]): json.dumps(said).encode()})
         return fit[1]
+
+    def _pardon(self, sha256_hex: str) -> dict[bytes, bytes | None]:
+        """That it is withdrawn no more, where it is: it may be put in force again."""
+        withdrawn = key_of(WITHDRAWN_KEY_PREFIX, sha256_hex)
+        return {withdrawn: None} if withdrawn in self.records else {}
 
     def _say(self, said: Mapping[bytes, bytes | None]) -> None:
         publish_control(self._bootstrap, self._topic, said)
