@@ -36,6 +36,17 @@ def _configuration(settings: Settings, partition: int) -> dict[str, Any]:
     }
 
 
+def left_over(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], KafkaError | None]:
+    """Of what was given to `produce_batch`: for which the queue had no room, and what it refused for good.
+
+    What is refused is larger than any broker takes.
+    """
+    left = [message for message in messages if "_error" in message]
+    errors = [message.pop("_error") for message in left]
+    refused = (error for error in errors if error.code() != KafkaError._QUEUE_FULL)  # noqa: SLF001 public
+    return left, next(refused, None)
+
+
 class BulkProducer:
     """Records to one partition of several topics."""
 
@@ -97,7 +108,11 @@ class BulkProducer:
         messages = [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
         while messages:
             self._producer.produce_batch(topic, messages, self._partition, self._on_bulk)
-            messages = self._not_taken(messages)
+            messages, error = left_over(messages)
+            if error is not None:
+                raise self._not_delivered(error)
+            if messages:
+                self._make_room()
 
     def send_with_headers(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None, list[Header]]]) -> None:
         """As `send`, records that have headers."""
@@ -140,17 +155,6 @@ class BulkProducer:
         self.send(topic, [key], [value])
         self.flush()
         return self._last_offset
-
-    def _not_taken(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Those for which the queue had no room, once it has some."""
-        left = [message for message in messages if "_error" in message]
-        for message in left:
-            error = message.pop("_error")
-            if error.code() != KafkaError._QUEUE_FULL:  # noqa: SLF001 larger than any broker takes
-                raise self._not_delivered(error)
-        if left:
-            self._make_room()
-        return left
 
     def _make_room(self) -> None:
         """The queue of librdkafka is full: let it send."""

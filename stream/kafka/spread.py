@@ -5,9 +5,10 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaException, Producer
 
 from stream.errors import DeliveryError, SetupError
+from stream.kafka.producer import left_over
 from stream.kafka.topics import QUIET, Record
 from stream.settings import Settings
 
@@ -75,11 +76,9 @@ class SpreadProducer:
         messages: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
         while messages:
             self._producer.produce_batch(topic, messages, partition)
-            messages = [message for message in messages if "_error" in message]
-            for message in messages:
-                error = message.pop("_error")
-                if error.code() != KafkaError._QUEUE_FULL:  # noqa: SLF001 larger than any broker takes
-                    raise KafkaException(error)
+            messages, error = left_over(messages)
+            if error is not None:
+                raise KafkaException(error)
             if messages:
                 self._producer.flush(1.0)
 
