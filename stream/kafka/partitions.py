@@ -67,8 +67,8 @@ class Partitions:
         One that does not continue where the rows stand is not applied: those before it were lost on their way here, so
         the partition's events are read again.
         """
-        partition = self._sound().get(batch.partition)
-        if partition is None or batch.life != partition.life:
+        partition = self._open.get(batch.partition)
+        if partition is None or partition.failed or batch.life != partition.life:
             return
         if gaps := passed_over(batch, partition.read):
             logger.warning("partition %d: offsets %s were passed over, reading them again", batch.partition, gaps)

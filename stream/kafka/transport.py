@@ -208,7 +208,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         for tp in found:
             if tp in prefetched:
                 prefetched.move_to_end(tp)
-        of = {tp: _handed_out[tp] for tp in found}
+        of = {tp: _handed_out.pop(tp) for tp in found}  # else it keeps their buffers
         return {tp: Fetched(of[tp].began, of[tp].next_fetch_offset, records) for tp, records in found.items()}
 
     def waits(self, tp: TP) -> bool:
