@@ -8,34 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.campaigns.control import compile_campaigns
 from stream.core.absorb import note
 from stream.core.budget import Wallet, name_open_offers, offer_key, share_minor
 from stream.core.campaign import CampaignSet
 from stream.core.decide import Decisions, Reason, decide
 from stream.core.events import CONSENT_YES, EVENT, Kind
 from stream.core.row import DAY_MS, Rows, new_rows
+from tests.core import coupon
 
 NOW_MS = 1_790_000_000_000  # 2026-09-21T14:13:20Z
 AGE_MS = 60_000
 
 
 def campaign(**fields: Any) -> CampaignSet:
-    document = {
-        "id": "coupons",
-        "name": "Coupons",
-        "version": 1,
-        "trigger": {"kinds": ["product_view"]},
-        "arms": [{"id": "five", "kind": "coupon", "value_minor": 500}],
-        "policy": {"kind": "frequency", "window": "30d", "more_than": 0, "arm": "five"},
-        "valid_for": "1d",
-        "currency": "EUR",
-        "budget": {"total_minor": 2_000, "pacing": "asap"},
-        **fields,
-    }
-    found, refused = compile_campaigns({document["id"]: json.dumps(document).encode()})
-    assert refused == []
-    return found
+    return coupon.campaign(**{"budget": {"total_minor": 2_000, "pacing": "asap"}, **fields})
 
 
 class World:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.campaigns.control import compile_campaigns
 from stream.core.budget import Wallet
 from stream.core.campaign import CampaignSet
 from stream.core.decide import Decisions, Reason, decide, holdout
@@ -18,6 +17,7 @@ from stream.core.events import CONSENT_YES, EVENT, Kind
 from stream.core.parity import COMPARED_FROM, Tally
 from stream.core.row import DAY_MS, new_rows
 from stream.core.shares import respread
+from tests.core import coupon
 
 NOW_MS = 1_790_000_000_000
 GROUPS = 3
@@ -25,21 +25,7 @@ RATIO = Fraction(4, 5)
 
 
 def campaign(**fields: Any) -> CampaignSet:
-    document = {
-        "id": "alike",
-        "name": "Alike",
-        "version": 1,
-        "trigger": {"kinds": ["product_view"]},
-        "arms": [{"id": "five", "kind": "coupon", "value_minor": 500}],
-        "policy": {"kind": "frequency", "window": "30d", "more_than": 0, "arm": "five"},
-        "valid_for": "1d",
-        "currency": "EUR",
-        "parity": {"by": "tier", "ratio_min": float(RATIO)},
-        **fields,
-    }
-    found, refused = compile_campaigns({document["id"]: json.dumps(document).encode()})
-    assert refused == []
-    return found
+    return coupon.campaign(**{"parity": {"by": "tier", "ratio_min": float(RATIO)}, **fields})
 
 
 def ask(

@@ -12,11 +12,13 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -164,6 +166,25 @@ class Site:
         assert not failed, failed[:3]
         assert None not in places
         return [place for place in places if place is not None]
+
+    @contextlib.contextmanager
+    def publishing(self, make: Callable[[int], Iterable[Event]], every_s: float) -> Iterator[None]:
+        """Publish `make(0)`, `make(1)` and so on all the while, from a thread of its own, whose errors are raised."""
+        stop = threading.Event()
+
+        def publish() -> None:
+            for turn in itertools.count():
+                if stop.wait(every_s):
+                    return
+                self.publish(make(turn))
+
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(publish)
+            try:
+                yield
+            finally:
+                stop.set()
+            done.result(60)
 
     def put_control(self, topic: str, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Write to a control topic."""

@@ -1,17 +1,15 @@
 """How soon running workers do what the command line says: apply, apply again, pause; under load."""
 
 import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
 
 from stream.campaigns.cli import campaigns
-from tests.e2e.harness import Site, wait_until
+from tests.e2e.harness import Event, Site, wait_until
 from tests.e2e.logs import profile, trigger
 from tests.faults.crashing_worker import CrashingWorker, Orders
 
@@ -34,26 +32,6 @@ def document(version: int) -> dict[str, Any]:
         "policy": {"kind": "segment", "arms": {"new": "ten"}},
         "valid_for": "1h",
     }
-
-
-@contextmanager
-def asking(site: Site) -> Iterator[None]:
-    """All of them ask, again and again."""
-    stop = threading.Event()
-
-    def ask() -> None:
-        n = 0
-        while not stop.wait(EVERY_S):
-            site.publish([trigger(user, f"{user}-{n}", now_ms()) for user in USERS])
-            n += 1
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(60)
 
 
 def test_apply_and_pause_take_less_than_two_seconds(site: Site, tmp_path: Path) -> None:
@@ -79,7 +57,11 @@ def test_apply_and_pause_take_less_than_two_seconds(site: Site, tmp_path: Path) 
         ]
         wait_until(lambda: all(one.log().count("serving partitions [0]") + one.log().count("serving partitions [1]")
                                for one in workers), "a partition each", 60)  # fmt: skip
-        with asking(site):
+
+        def ask(turn: int) -> list[Event]:
+            return [trigger(user, f"{user}-{turn}", now_ms()) for user in USERS]
+
+        with site.publishing(ask, EVERY_S):
             time.sleep(1)
             first_ms = apply(1)
             time.sleep(3)

@@ -5,11 +5,9 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from threading import Event as Flag
-from threading import Thread
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -57,26 +55,9 @@ def views(n: int, users: int) -> list[Event]:
     ]
 
 
-@contextmanager
-def load_of(site: Site, users: int = 300, n: int = 100, every_s: float = 0.02) -> Iterator[None]:
-    """Events all the while, from a thread of their own."""
-    stop, failed = Flag(), []
-
-    def publish() -> None:
-        try:
-            while not stop.wait(every_s):
-                site.publish(views(n, users))
-        except BaseException as error:  # noqa: BLE001 told by the test, whatever it is
-            failed.append(error)
-
-    thread = Thread(target=publish)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(60)
-    assert not failed
+def load_of(site: Site, users: int = 300, n: int = 100) -> AbstractContextManager[None]:
+    """Views all the while."""
+    return site.publishing(lambda _: views(n, users), every_s=0.02)
 
 
 def in_force(worker: Worker, sha256_hex: str) -> None:

@@ -1,7 +1,6 @@
 """Three workers are restarted one after the other while the shop is open."""
 
 import json
-import threading
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from stream.kafka.partitioner import partitions
 from stream.scoring.model import load
 from tests.e2e import expect
-from tests.e2e.harness import Site, Worker
+from tests.e2e.harness import Event, Site, Worker
 from tests.e2e.logs import profile, trigger
 from tests.faults.shop import ALWAYS
 from training.seeded import seeded_model
@@ -22,16 +21,6 @@ PAUSE_MAX_S = 2.0
 """Of partitions whose worker is not the one that restarts."""
 
 EVERY_S = 0.05
-
-
-def publish(site: Site, users: list[str], stop: threading.Event) -> None:
-    """A trigger in every partition, all the time."""
-    n = 0
-    while not stop.is_set():
-        now_ms = time.time_ns() // 1_000_000
-        site.publish([trigger(user, f"{user}-{n}", now_ms) for user in users])
-        n += 1
-        stop.wait(EVERY_S)
 
 
 def worker(site: Site, folder: Path, number: int) -> Worker:
@@ -50,28 +39,29 @@ def test_a_rolling_restart(broker: str, topic_prefix: str, tmp_path: Path) -> No
     users = [by_partition[p] for p in range(PARTITIONS)]
     site.publish([profile(user, time.time_ns() // 1_000_000) for user in users])
     workers = [worker(site, tmp_path, i) for i in range(WORKERS)]
-    stop = threading.Event()
-    load_thread = threading.Thread(target=publish, args=(site, users, stop), daemon=True)
+
+    def ask(turn: int) -> list[Event]:
+        """A trigger in every partition."""
+        now_ms = time.time_ns() // 1_000_000
+        return [trigger(user, f"{user}-{turn}", now_ms) for user in users]
+
     windows: list[tuple[float, float, set[int]]] = []
     try:
         for one in workers:
             one.wait_serving()
         time.sleep(8)  # the group has settled
-        load_thread.start()
-        time.sleep(2)
-        for number in range(WORKERS):
-            own = workers[number].wait_serving(times=workers[number].log().count("serving partitions"))
-            began_s = time.time()
-            assert workers[number].stop() == 0
-            workers[number] = worker(site, tmp_path, number)
-            workers[number].wait_serving()
-            windows.append((began_s, time.time() + 3, own))
-            time.sleep(5)
-        stop.set()
-        load_thread.join(30)
+        with site.publishing(ask, EVERY_S):
+            time.sleep(2)
+            for number in range(WORKERS):
+                own = workers[number].wait_serving(times=workers[number].log().count("serving partitions"))
+                began_s = time.time()
+                assert workers[number].stop() == 0
+                workers[number] = worker(site, tmp_path, number)
+                workers[number].wait_serving()
+                windows.append((began_s, time.time() + 3, own))
+                time.sleep(5)
         site.wait_applied(workers)
     finally:
-        stop.set()
         for one in workers:
             if one.poll() is None:
                 one.kill()
