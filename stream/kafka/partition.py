@@ -139,25 +139,24 @@ class Partition:
         topics = {name: settings.topic(name) for name in INPUTS}
         ranges = log_ranges(admin, [(topic, self.number) for topic in (*topics.values(), settings.changelog)])
         logs = {source: ranges[topic, self.number] for source, topic in topics.items()}
-        log_changelog = ranges[settings.changelog, self.number]
+        log = ranges[settings.changelog, self.number]
         # 3.
         began_s = time.monotonic()
-        self._store, n = open_store(settings, self.number, cluster, log_changelog, shared.outside, self._metrics)
+        self._store, applied, n = open_store(settings, self.number, cluster, log, shared.outside, self._metrics)
         logger.info(
             "partition %d: %d changelog records restored in %.2f s, from offset %d on",
-            self.number, n, time.monotonic() - began_s, log_changelog[1] - n,
+            self.number, n, time.monotonic() - began_s, log[1] - n,
         )  # fmt: skip
-        self.changelog_end = log_changelog[1]
+        self.changelog_end = log[1]
         # 4.
-        position = where_to_go_on(self._store.applied, settings, self.number, self._topic_ids, logs, self._metrics)
+        position = where_to_go_on(applied, settings, self.number, self._topic_ids, logs, self._metrics)
         self._sequence, self.read = position.sequence, position.read
         self.committed = dict(self.read)
         # 5.
         self._columns = Columns(self._store, settings.hot_rows)
         self._emitter = Emitter(settings, self.number, self._topic_ids)
         self._open = Unsent(Outputs(), number=0)
-        stored = self._store.applied
-        self.wallet = Wallet.from_state(applied_record.decode(stored).budgets) if stored else Wallet()
+        self.wallet = Wallet() if applied is None else Wallet.from_state(applied.budgets)
         return True
 
     # --- applying

@@ -46,8 +46,8 @@ def open_store(
     log: Range,
     outside: Outside,
     metrics: Metrics,
-) -> tuple[Store, int]:
-    """The partition's store as of the changelog's end, and how many records that took.
+) -> tuple[Store, Applied | None, int]:
+    """The partition's store as of the changelog's end, its applied record, and how many records that took.
 
     A store that turns out bad, when it is opened or while it is brought up to date, is set aside once.
 
@@ -57,19 +57,19 @@ def open_store(
     path, identity = path_of(settings, partition), identity_of(settings, cluster)
     store = open_or_set_aside(path, identity, outside.databases, settings.store_pending_bytes, STORE_AGE_MAX_S)
     try:
-        return store, _bring_up(store, settings, partition, log, outside, metrics)
+        return store, *_bring_up(store, settings, partition, log, outside, metrics)
     except (StoreCorruptError, msgspec.MsgspecError) as e:
         store.abandon()
         set_aside(path, e)
     store = Store(path, identity, outside.databases, settings.store_pending_bytes)
-    return store, _bring_up(store, settings, partition, log, outside, metrics)
+    return store, *_bring_up(store, settings, partition, log, outside, metrics)
 
 
-def _bring_up(store: Store, settings: Settings, partition: int, log: Range, outside: Outside, metrics: Metrics) -> int:
+def _bring_up(
+    store: Store, settings: Settings, partition: int, log: Range, outside: Outside, metrics: Metrics
+) -> tuple[Applied | None, int]:
     n = restore(store, settings, partition, log, metrics.count_restored, outside.consumer)
-    if store.applied is not None:
-        applied_record.decode(store.applied)
-    return n
+    return None if store.applied is None else applied_record.decode(store.applied), n
 
 
 class Position(NamedTuple):
@@ -82,7 +82,7 @@ class Position(NamedTuple):
 
 
 def where_to_go_on(
-    record: bytes | None,
+    applied: Applied | None,
     settings: Settings,
     partition: int,
     topic_ids: dict[str, str],
@@ -94,7 +94,7 @@ def where_to_go_on(
     Without a record the partition begins at the earliest offsets.
 
     Args:
-        record: as it lies in the changelog.
+        applied: the record in the changelog.
         settings: partition count, what to do about lost events.
         partition: its number.
         topic_ids: by source, as they are now.
@@ -105,9 +105,8 @@ def where_to_go_on(
         SourceLostError: a topic is another one, ends before what was applied, or lost events that were not; or the
             rows were moved to another app, or are still on their way to this one.
     """
-    if record is None:
+    if applied is None:
         return Position(0, {source: logs[source][0] for source in INPUTS})
-    applied = applied_record.decode(record)
     _refuse_moved(applied, partition)
     if applied.partitions != settings.partitions:
         raise SourceLostError(

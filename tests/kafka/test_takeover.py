@@ -24,8 +24,7 @@ def record(**offsets: int) -> Applied:
 
 
 def ask(applied: Applied | None, settings: Settings = SETTINGS, metrics: Metrics | None = None) -> Position:
-    value = None if applied is None else encode(applied)
-    return where_to_go_on(value, settings, 2, IDS, LOGS, metrics or Metrics(CollectorRegistry()))
+    return where_to_go_on(applied, settings, 2, IDS, LOGS, metrics or Metrics(CollectorRegistry()))
 
 
 def test_a_partition_without_a_record_begins_at_the_beginning() -> None:
