@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from stream.campaigns.control import Shop, compile_campaigns
 from stream.core.campaign import CampaignSet
 from stream.core.segments import SEGMENT_RULES
-from stream.errors import DeliveryError, SetupError
-from stream.kafka.topics import Outgoing, publish
+from stream.errors import DeliveryError
+from stream.kafka.topics import Outgoing, Topics, publish
 from stream.metrics import Metrics
 from stream.scoring.artefact import ModelRefused
 from stream.scoring.files import verifier
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
 _LOOK_INTERVAL_S = 0.5
 """How often the models in force are looked after."""
-_NO_LEADER = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
-"""A topic that was just made, or whose broker just came back, has none for a moment."""
 
 
 class InForce(NamedTuple):
@@ -89,6 +87,9 @@ class Control:
         Raises:
             SetupError: a topic is missing or no broker answers.
         """
+        with Topics(self._settings.bootstrap) as topics:
+            for place in topics.places(self._followed):
+                topics.watermarks(*place)
         self._consumer = Consumer(
             {
                 "bootstrap.servers": self._settings.bootstrap,
@@ -102,33 +103,12 @@ class Control:
                 "fetch.wait.max.ms": 100,
             }
         )
-        topic = ""
-        try:
-            for topic in self._followed:
-                self._wait_for_leader(TopicPartition(topic, 0))
-        except KafkaException as e:
-            self._consumer.close()
-            raise SetupError(
-                f"topic {topic}: {e.args[0].str()}. `python -m stream topics create` makes what is missing"
-            ) from e
         self._consumer.assign([TopicPartition(topic, 0, 0) for topic in self._followed])
         behind = set(self._followed)
         while behind:
             behind -= self._read(_TIMEOUT_S)
         self._take(set(self._followed))
         self._thread.start()
-
-    def _wait_for_leader(self, partition: TopicPartition) -> None:
-        give_up_s = time.monotonic() + _TIMEOUT_S
-        while True:
-            try:
-                self._consumer.get_watermark_offsets(partition, timeout=_TIMEOUT_S)
-            except KafkaException as e:
-                if e.args[0].code() not in _NO_LEADER or time.monotonic() > give_up_s:
-                    raise
-                time.sleep(0.1)
-            else:
-                return
 
     def stop(self) -> None:
         """Stop following."""
