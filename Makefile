@@ -44,7 +44,7 @@ lint: setup ## ruff and mypy
 	@$(PY) -m mypy
 
 .PHONY: bench
-bench: setup ## the whole job against plain Faust, into var/bench.json
+bench: setup ## the whole job against plain Faust, and Kafka Streams where a JDK is there, into var/bench.json
 	@$(PY) -m tests.bench
 
 .PHONY: fuzz

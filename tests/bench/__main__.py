@@ -40,10 +40,14 @@ def broker(folder: Path) -> Iterator[Kafka]:
     given = os.environ.get("KAFKA_BOOTSTRAP")
     if given:
         check_reachable(given)
-        yield Kafka(given, PARTITIONS, None)
+        with Kafka(given, PARTITIONS, None) as kafka:
+            yield kafka
         return
-    with EmbeddedBroker(folder / "broker") as embedded:
-        yield Kafka(embedded.bootstrap, PARTITIONS, embedded.data / "kafka")
+    with (
+        EmbeddedBroker(folder / "broker") as embedded,
+        Kafka(embedded.bootstrap, PARTITIONS, embedded.data / "kafka") as kafka,
+    ):
+        yield kafka
 
 
 @click.command()
@@ -53,14 +57,14 @@ def broker(folder: Path) -> Iterator[Kafka]:
     "--peer/--no-peer",
     default=True,
     show_default=True,
-    help="Also measure the peer.",
+    help="Also measure the peers.",
 )
 @click.option(
     "--jobs",
     type=click.Choice(["all", "few", "many", "streams", "decide"]),
     default="all",
     show_default=True,
-    help="`streams` is a run by itself, which `all` leaves out.",
+    help="A part of it by itself.",
 )
 @click.option(
     "--guarantee",
@@ -71,7 +75,7 @@ def broker(folder: Path) -> Iterator[Kafka]:
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=VAR / "bench.json", show_default=True)
 def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str, ...], out: Path) -> None:
-    """Measure the whole job on a real broker against plain Faust, or against Kafka Streams (`--jobs streams`)."""
+    """Measure the whole job on a real broker against plain Faust and, where a JDK is there, Kafka Streams."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH_FILE)
@@ -93,7 +97,7 @@ def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str,
                 bench.few_users()
             if jobs in ("all", "many"):
                 bench.many_users()
-            if jobs == "streams":
+            if jobs in ("all", "streams"):
                 bench.streams()
             if jobs == "all":
                 rows += decide.measure(seed)

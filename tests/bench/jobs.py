@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tests.bench.kafka import Kafka
 from tests.bench.latency import latencies_ms
 from tests.bench.load import LOGS_MAX, SPAN_MS, TRIGGER, Record, clicks, profiles, publish, users_at_random, users_zipf
 from tests.bench.measure import Marks, Measured
-from tests.bench.program import ProgramError
+from tests.bench.program import MODULE, Program, ProgramError
 from tests.bench.report import WINDOW_MODEL
 from tests.bench.streams.build import NoPeerError, java_command
 from tests.bench.system import Faust, KafkaStreams, Offerstream, Peer, System
@@ -27,6 +27,15 @@ Draw = Callable[[np.random.Generator, int, int], NDArray[np.int64]]
 
 HOT_SLOTS = 100_000
 LATENCY_PER_S = 50.0
+LOAD_PER_S = 10_000
+"""Events a second beside those whose latency is taken at load; broker, publisher and reader share the machine."""
+
+LOAD_SHARE_MIN = 0.95
+"""Of it that must be published, or the figure says nothing."""
+
+STREAMS_COMMIT_MS = 10
+"""Kafka Streams' second latency: tuned for it, where its default is 100."""
+
 BESIDE = ", beside Kafka Streams"
 """Behind the names of jobs that both were given."""
 
@@ -100,6 +109,7 @@ class Bench:
             ours, peer = self._prepare(f"few-{guarantee}", users, guarantee, peers=with_peer)
             self._job(ours, peer, users, Job(f"{users:,} users", users_at_random))
             self._latency(ours, users)
+            self._latency_at_load(ours, users)
             if peer:
                 self._latency(peer, users)
 
@@ -132,6 +142,8 @@ class Bench:
         self._latency(ours, users, BESIDE)
         if peer:
             self._latency(peer, users, BESIDE)
+            peer.commit_ms = STREAMS_COMMIT_MS
+            self._latency(peer, users, f"{BESIDE}, commits every {STREAMS_COMMIT_MS} ms")
         rows, restored = restore.rows_left_by(kafka, ours), self._sizes.restore_users
         # Topics of their own, so that these begin with nothing but the rows.
         other = Offerstream(kafka, self._folder, "restore", self._seed, guarantee)
@@ -139,8 +151,8 @@ class Bench:
             self.rows += restore.ours(kafka, other, rows, restored, self._sizes.tail_events, report)
         if java:
             peer = KafkaStreams(kafka, self._folder, "restore-streams", other.prefix, self._seed, java)
-            with self._bar("kafka-streams: restore", 1):
-                self.rows.append(restore.kafka_streams(kafka, peer, rows, restored))
+            with self._bar("kafka-streams: restore and restarts", 1):
+                self.rows += restore.kafka_streams(kafka, peer, rows, restored, self._sizes.tail_events)
         ours, _ = self._prepare(
             "streams-window", users, guarantee, peers=False, model=seeded_window_model(self._seed, N_UNITS)
         )
@@ -262,29 +274,73 @@ class Bench:
                 "row_bytes": round(measured.row_bytes),
                 "written_bytes_per_event": None if broker is None else round((broker + measured.disk_bytes) / n),
                 "rss_mb": measured.rss_max_bytes >> 20,
+                **self._computes(system),
             }
         )
 
+    @staticmethod
+    def _computes(system: System) -> Row:
+        """What it does for an event, and what was chosen for a peer; ours is measured as it is delivered."""
+        return {"network": system.network} | ({"settings": system.peer_settings} if system.peer_settings else {})
+
     def _latency(self, system: System, users: int, beside: str = "") -> None:
-        seconds = self._sizes.latency_s
         if isinstance(system, Peer):
             system.skip_to_end()
-        with (
-            self._bar(f"{system.name}: latency", LATENCY_PER_S * seconds) as report,
-            system.start(latency=True) as program,
-        ):
+        with self._latency_bar(f"{system.name}: latency{beside}") as report, system.start(latency=True) as program:
             self._wait_until_up(system)
-            found = latencies_ms(self._kafka, system, program, users, LATENCY_PER_S, seconds, self._seed, report)
+            found = self._latencies_ms(system, program, users, report)
+        self._add_latency(system, users, beside, found)
+
+    def _latency_at_load(self, ours: Offerstream, users: int) -> None:
+        """The same triggers among many more events."""
+        kafka, load = self._kafka, f" beside {LOAD_PER_S:,} others"
+        environment = {
+            "PEER_BOOTSTRAP": kafka.bootstrap,
+            "PEER_PREFIX": ours.prefix,
+            "PEER_USERS": str(users),
+            "PEER_RATE_PER_S": str(LOAD_PER_S),
+            "PEER_SEED": str(self._seed),
+        }
+        log = self._folder / "beside.log"
+        with self._latency_bar(f"{ours.name}: latency{load}") as report, ours.start(latency=True) as program:
+            self._wait_until_up(ours)
+            began = kafka.end(ours.source)
+            with Program([*MODULE, "tests.bench.beside"], environment, log) as others:
+                while kafka.end(ours.source) == began:
+                    others.check()
+                    time.sleep(measure.POLL_S)
+                began, (batches, took_s), began_s = kafka.end(ours.source), ours.batches(), time.monotonic()
+                found = self._latencies_ms(ours, program, users, report)
+                others.check()
+                rate = (kafka.end(ours.source) - began) / (time.monotonic() - began_s)
+                more_batches, more_s = ours.batches()
+        if rate < LOAD_SHARE_MIN * LOAD_PER_S:
+            raise ProgramError(f"{rate:,.0f} events/s were published, not {LOAD_PER_S:,}:\n{others.log_tail()}")
+        batch_ms = (more_s - took_s) / (more_batches - batches) * 1000
+        self._add_latency(ours, users, load, found, load_per_s=round(rate), batch_ms=round(batch_ms, 2))
+
+    def _latency_bar(self, title: str) -> AbstractContextManager[Callable[[int], None]]:
+        return self._bar(title, LATENCY_PER_S * self._sizes.latency_s)
+
+    def _latencies_ms(
+        self, system: System, program: Program, users: int, report: Callable[[int], None]
+    ) -> NDArray[np.float64]:
+        seconds = self._sizes.latency_s
+        return latencies_ms(self._kafka, system, program, users, LATENCY_PER_S, seconds, self._seed, report)
+
+    def _add_latency(self, system: System, users: int, about: str, found: NDArray[np.float64], **more: float) -> None:
         p50, p99 = np.percentile(found, [50, 99])
         self.rows.append(
             {
                 "system": system.name,
-                "job": f"latency from publish to offer readable, {LATENCY_PER_S:g} events/s{beside}",
+                "job": f"latency from publish to offer readable, {LATENCY_PER_S:g} events/s{about}",
                 "guarantee": system.guarantee,
                 "users": users,
                 "events": len(found),
                 "events_per_s": LATENCY_PER_S,
                 "latency_ms": {"p50": round(float(p50), 2), "p99": round(float(p99), 2)},
+                **more,
+                **self._computes(system),
             }
         )
 

@@ -2,13 +2,14 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from confluent_kafka import (
     Consumer,
     ConsumerGroupState,
-    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     Message,
@@ -21,6 +22,7 @@ COORDINATOR_STARTS = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError._WAIT_COORD,
 )
 
 
@@ -32,6 +34,7 @@ class Kafka:
         self.partitions = partitions
         self._data = data
         self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
+        self._groups: dict[str, Consumer] = {}
 
     def create(self, *topics: str) -> None:
         """Make topics that are keyed by user."""
@@ -49,19 +52,44 @@ class Kafka:
         """Records ever written to a topic, markers of transactions among them."""
         return sum(self.ends(topic).values())
 
+    def _group(self, group: str) -> Consumer:
+        """One that asks for a group's offsets and sets them, and never joins it.
+
+        Not the admin client: librdkafka 2.16 dies of a null pointer, and the process with it, where a coordinator that
+        is still loading answers its `list_consumer_group_offsets` (rd_kafka_handle_OffsetFetch).
+        """
+        if group not in self._groups:
+            self._groups[group] = Consumer(
+                {
+                    "bootstrap.servers": self.bootstrap,
+                    "group.id": group,
+                    "enable.auto.commit": False,
+                    "isolation.level": "read_uncommitted",  # offsets of an open transaction are not waited for
+                    "log_level": 2,
+                }
+            )
+        return self._groups[group]
+
+    def _when_loaded(self, ask: Callable[[], Sequence[TopicPartition]]) -> Sequence[TopicPartition]:
+        """The answer of a coordinator; one that was just made reads its log first."""
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                found = ask()
+                errors = [tp.error for tp in found if tp.error is not None]
+            except KafkaException as error:
+                found, errors = [], [error.args[0]]
+            if not errors:
+                return found
+            if errors[0].code() not in COORDINATOR_STARTS or time.monotonic() > deadline_s:
+                raise KafkaException(errors[0])
+            time.sleep(0.1)
+
     def committed_offsets(self, group: str, topic: str) -> dict[int, int]:
         """Where a group goes on, by partition; 0 where it has committed nothing."""
         tps = [TopicPartition(topic, p) for p in range(self.partitions)]
-        deadline_s = time.monotonic() + TIMEOUT_S
-        while True:
-            asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, tps)])
-            try:
-                found = asked[group].result(TIMEOUT_S).topic_partitions or []
-                return {tp.partition: max(tp.offset, 0) for tp in found}
-            except KafkaException as error:  # a coordinator that was just made reads its log first
-                if error.args[0].code() not in COORDINATOR_STARTS or time.monotonic() > deadline_s:
-                    raise
-                time.sleep(0.1)
+        found = self._when_loaded(lambda: self._group(group).committed(tps, TIMEOUT_S))
+        return {tp.partition: max(tp.offset, 0) for tp in found}
 
     def committed(self, group: str, topic: str) -> int:
         """Records that a group has committed."""
@@ -75,7 +103,16 @@ class Kafka:
     def commit(self, group: str, topic: str, offsets: dict[int, int]) -> None:
         """Set where a group that is not running goes on."""
         tps = [TopicPartition(topic, p, offset) for p, offset in offsets.items()]
-        self._admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, tps)])[group].result(TIMEOUT_S)
+        self._when_loaded(lambda: self._group(group).commit(offsets=tps, asynchronous=False))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._groups:
+            self._groups.popitem()[1].close()
 
     def log_bytes(self, topics: Sequence[str]) -> int | None:
         """Bytes that the broker keeps on disk for topics, compressed as they are; None for a broker elsewhere."""

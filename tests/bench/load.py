@@ -54,23 +54,26 @@ def users_zipf(rng: np.random.Generator, users: int, events: int) -> NDArray[np.
     return rng.permutation(users)[ranks]
 
 
-def clicks(rng: np.random.Generator, users: NDArray[np.int64], end_ms: int, prefix: str) -> Iterator[Record]:
+def clicks(
+    rng: np.random.Generator, users: NDArray[np.int64], end_ms: int, prefix: str, span_ms: int = SPAN_MS
+) -> Iterator[Record]:
     """Clickstream events, event times ascending up to `end_ms`.
 
     Args:
         rng: draws everything but the users.
         users: user number of each event, int64 [N].
-        end_ms: event time of the last one; the first is `SPAN_MS` earlier.
+        end_ms: event time of the last one.
         prefix: of the event ids, unique to this log.
+        span_ms: by how much the first is earlier.
     """
     n = len(users)
-    step_ms = SPAN_MS / max(n, 1)
+    step_ms = span_ms / max(n, 1)
     for start in range(0, n, EVENTS_CHUNK):
         part = users[start : start + EVENTS_CHUNK]
         size = len(part)
         columns = (
             part.tolist(),
-            (end_ms - SPAN_MS + np.arange(start + 1, start + size + 1) * step_ms).astype("i8").tolist(),
+            (end_ms - span_ms + np.arange(start + 1, start + size + 1) * step_ms).astype("i8").tolist(),
             rng.choice(len(KINDS), size, p=KIND_SHARES).tolist(),
             rng.integers(0, N_PRODUCTS, size).tolist(),
             np.exp(rng.normal(7.6, 0.9, size)).astype("i8").tolist(),  # median 20.00

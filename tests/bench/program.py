@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,6 +53,7 @@ class Program:
         self._watched = psutil.Process(self._process.pid)
         self._ended = False
         self.rss_max_bytes = 0
+        """The most that a look has found. Not the kernel's ru_maxrss: it begins with that of the process that forks."""
         self.disk_bytes = 0
         """Written to the file system over its whole life, known once it has stopped."""
 
@@ -93,18 +95,25 @@ class Program:
         # Not Popen's send_signal and poll: they reap a program that has ended, and its resource usage is lost.
         os.kill(self._process.pid, sig)
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
-        while True:
-            pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
-            if pid:
-                break
-            if time.monotonic() > deadline_s:
+        try:
+            while True:
+                pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+                if pid:
+                    break
+                if time.monotonic() > deadline_s:
+                    os.kill(self._process.pid, signal.SIGKILL)
+                    deadline_s += STOP_TIMEOUT_S
+                time.sleep(0.02)
+        except BaseException:  # a second Ctrl-C: it is not waited for, and not left behind
+            with suppress(ProcessLookupError, ChildProcessError):  # it had ended just then
                 os.kill(self._process.pid, signal.SIGKILL)
-                deadline_s += STOP_TIMEOUT_S
-            time.sleep(0.02)
+                os.wait4(self._process.pid, 0)
+            self._process.returncode = -signal.SIGKILL
+            self._ended = True
+            raise
         self._process.returncode = os.waitstatus_to_exitcode(status)
         self._ended = True
         self.disk_bytes = usage.ru_oublock * BLOCK_BYTES
-        self.rss_max_bytes = max(self.rss_max_bytes, usage.ru_maxrss * 1024)
 
     def __enter__(self) -> Self:
         return self

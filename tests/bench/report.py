@@ -98,12 +98,19 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def _show_lines(rows: list[dict[str, Any]], console: Console) -> None:
-    """Kafka Streams beside ours, restores and restarts, latency, and what decisions cost."""
+    """What exactly once costs, Kafka Streams beside ours, restores and restarts, latency, and what decisions cost."""
+    rates = {(row["job"], row["guarantee"]): row["events_per_s"] for row in rows if "us_per_event" in row}
+    for (job, guarantee), rate in rates.items():
+        if guarantee == "exactly_once" and (job, "at_least_once") in rates:
+            share = rate / rates[job, "at_least_once"]
+            console.print(f"{job}: exactly_once reaches {share:.0%} of at_least_once's events/s")
     for row in rows:
         who = f"{row['system']}, {row.get('guarantee', '')}"
         if row["system"] == "kafka-streams" and "us_per_event" in row:
             beside = [r for r in rows if r["system"] == "offerstream" and _is_beside(r, row)]
-            ratios = ", ".join(f"{r['job']}: {r['events_per_s'] / row['events_per_s']:.1f} times that" for r in beside)
+            ratios = ", ".join(
+                f"{r['network']}: {r['events_per_s'] / row['events_per_s']:.1f} times that" for r in beside
+            )
             console.print(f"{who}: {row['job']}: {row['events_per_s']:,} events/s; offerstream with {ratios}")
         if "restore_s" in row:
             rate = f"{row['rows_per_s']:,} rows/s, {row['mb_per_s']:g} MB/s"
@@ -113,7 +120,8 @@ def _show_lines(rows: list[dict[str, Any]], console: Console) -> None:
             console.print(f"{who}: {row['job']}: ready after {row['ready_s']:g} s, {tail}")
         if "latency_ms" in row:
             p50, p99 = row["latency_ms"]["p50"], row["latency_ms"]["p99"]
-            console.print(f"{who}: {row['job']}: p50 {p50:g} ms, p99 {p99:g} ms (n = {row['events']:,})")
+            batch = f", {row['batch_ms']:g} ms a batch" if "batch_ms" in row else ""
+            console.print(f"{who}: {row['job']}: p50 {p50:g} ms, p99 {p99:g} ms{batch} (n = {row['events']:,})")
         if "decisions_per_s" in row:
             mean = f"{row['eligible_campaigns_mean']} campaigns eligible for a trigger"
             console.print(f"{row['job']}: {row['decisions_per_s']:,} decisions/s; {mean} (n = {row['decisions']:,})")

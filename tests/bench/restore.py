@@ -94,7 +94,7 @@ def wait_until_ready(program: Program, system: Offerstream | KafkaStreams, began
     return time.monotonic() - began_s
 
 
-def _row(system: Offerstream | KafkaStreams, users: int, n_bytes: int, done: Restored, **more: object) -> Row:
+def _restored(system: Offerstream | KafkaStreams, users: int, n_bytes: int, done: Restored, **more: object) -> Row:
     """One row of var/bench.json.
 
     Raises:
@@ -140,7 +140,7 @@ def ours(kafka: Kafka, system: Offerstream, rows: Sequence[bytes], users: int, t
         ready_s = wait_until_ready(program, system, began_s)
         cpu_s = program.cpu_s()
     found = [
-        _row(
+        _restored(
             system,
             users,
             size_bytes(rows, users),
@@ -152,7 +152,8 @@ def ours(kafka: Kafka, system: Offerstream, rows: Sequence[bytes], users: int, t
     ]
     program, done, began_s = _start(system)
     with program:
-        found.append(_restart(system, users, "SIGTERM", done, wait_until_ready(program, system, began_s)))
+        ready_s = wait_until_ready(program, system, began_s)
+        found.append(_restart(system, users, "SIGTERM", done(), ready_s))
         rng = np.random.default_rng(users)
         drawn = rng.integers(0, users, tail)
         publish(kafka.bootstrap, clicks(rng, drawn, time.time_ns() // 1_000_000, "tail"), system.prefix)
@@ -160,13 +161,12 @@ def ours(kafka: Kafka, system: Offerstream, rows: Sequence[bytes], users: int, t
         program.stop(signal.SIGKILL)
     program, done, began_s = _start(system)
     with program:
-        title = f"kill -9 behind {tail:,} events"
-        found.append(_restart(system, users, title, done, wait_until_ready(program, system, began_s)))
+        ready_s = wait_until_ready(program, system, began_s)
+        found.append(_restart(system, users, f"kill -9 behind {tail:,} events", done(), ready_s))
     return found
 
 
-def _restart(system: Offerstream, users: int, after: str, done: Callable[[], Restored], ready_s: float) -> Row:
-    tail = done()
+def _restart(system: Offerstream | KafkaStreams, users: int, after: str, tail: Restored, ready_s: float) -> Row:
     return {
         "system": system.name,
         "job": f"restart with its disk, after {after}",
@@ -178,28 +178,57 @@ def _restart(system: Offerstream, users: int, after: str, done: Callable[[], Res
     }
 
 
-def kafka_streams(kafka: Kafka, peer: KafkaStreams, rows: Sequence[bytes], users: int) -> Row:
-    """The same rows into Kafka Streams' store, with its default fetches.
+def kafka_streams(kafka: Kafka, peer: KafkaStreams, rows: Sequence[bytes], users: int, tail: int) -> list[Row]:
+    """The same for Kafka Streams with its default fetches, behind the same events; rows of ours are new users to it.
 
     Args:
         kafka: where.
-        peer: new: its changelog is empty, it never ran.
+        peer: new: its changelog is empty, it never ran. Its source holds the tail.
         rows: to be restored.
         users: how many rows, see `records`.
+        tail: events that it takes in before it is killed.
+
+    Raises:
+        OutputError: its source holds something else.
     """
     publish(kafka.bootstrap, records(peer.changelog, rows, users))
-    peer.skip_to_end()  # it cannot read rows of ours, and need not
+    peer.skip_to_end()
     began_s = time.monotonic()
-    with peer.start() as program:
+    with peer.start(instance_id="bench") as program:
         ready_s = wait_until_ready(program, peer, began_s)
-        cpu_s = program.cpu_s()
+        found = [
+            _restored(
+                peer,
+                users,
+                size_bytes(rows, users),
+                _said(peer),
+                ready_s=round(ready_s, 2),
+                processor_s=round(program.cpu_s(), 2),
+                rss_mb=program.rss_max_bytes >> 20,
+            )
+        ]
+    if kafka.end(peer.source) != tail:
+        raise OutputError(f"{peer.source} holds {kafka.end(peer.source)} events, not the {tail} of the tail")
+    kafka.commit(peer.group, peer.source, dict.fromkeys(range(kafka.partitions), 0))
+    began_s = time.monotonic()
+    with peer.start(instance_id="bench") as program:
+        ready_s = wait_until_ready(program, peer, began_s)
+        found.append(_restart(peer, users, "SIGTERM", _said(peer), ready_s))
+        deadline_s = time.monotonic() + measure.START_TIMEOUT_S
+        while kafka.committed(peer.group, peer.source) != tail:
+            program.check()
+            if time.monotonic() > deadline_s:
+                raise ProgramError(f"the tail took more than {measure.START_TIMEOUT_S:g} s:\n{program.log_tail()}")
+            time.sleep(measure.POLL_S)
+        program.stop(signal.SIGKILL)
+    began_s = time.monotonic()
+    with peer.start(instance_id="bench") as program:
+        ready_s = wait_until_ready(program, peer, began_s)
+        found.append(_restart(peer, users, f"kill -9 behind {tail:,} events", _said(peer), ready_s))
+    return found
+
+
+def _said(peer: KafkaStreams) -> Restored:
+    """What its restore listener says of this start."""
     said = peer.said() or {}
-    return _row(
-        peer,
-        users,
-        size_bytes(rows, users),
-        Restored(said["restored"], said["restore_s"]),
-        ready_s=round(ready_s, 2),
-        processor_s=round(cpu_s, 2),
-        rss_mb=program.rss_max_bytes >> 20,
-    )
+    return Restored(said["restored"], said["restore_s"])

@@ -20,8 +20,19 @@ from tests.bench import faust_peer, load
 from tests.bench.kafka import Kafka
 from tests.bench.load import Record, publish
 from tests.bench.peer_model import window_model
-from tests.bench.program import MODULE, Program, run_tool
+from tests.bench.program import MODULE, Program, ProgramError, run_tool
 from training.seeded import seeded_model
+
+OURS_STEP = "LSTM(50), one step of 16 features from the state carried in the row, the events of a batch at once"
+OURS_WINDOW = "LSTM(50) over all 32 steps of 16 features that the row keeps, the events of a batch at once"
+PEERS_WINDOW = "LSTM(50) over a window of 30 steps of 10 features, one event at a time"
+"""What is computed for an event; stated in the rows."""
+
+STREAMS_LINGER_MS = 100
+"""Kafka Streams' own default."""
+
+STAGES_OF_A_BATCH = ("decode", "absorb", "score", "decide", "emit")
+"""On the compute thread, one batch after the other; commit and store go on beside them."""
 
 
 class Progress(NamedTuple):
@@ -37,6 +48,7 @@ class Offerstream:
     """`python -m stream worker` on topics of its own."""
 
     name = "offerstream"
+    peer_settings = None
 
     def __init__(
         self, kafka: Kafka, folder: Path, title: str, seed: int, guarantee: str, model: bytes | None = None
@@ -62,6 +74,7 @@ class Offerstream:
         self.decisions = self.settings.topic("decisions")
         self.changelog = self.settings.changelog
         self.written_topics = (self.offers, self.decisions, self.changelog, self.settings.topic("dead-letters"))
+        self.network = OURS_WINDOW if model else OURS_STEP
         self._admin_port = 0
         create_topics(self.settings)
         self._control(model or seeded_model(seed))
@@ -119,6 +132,19 @@ class Offerstream:
             sum(samples.get(("offerstream_events_total", (("outcome", name), ("source", s))), 0) for s in SOURCES)
         )
 
+    def batches(self) -> tuple[float, float]:
+        """How many were worked off since its start, and the seconds from decode to emit that they took.
+
+        Raises:
+            ProgramError: it does not answer.
+        """
+        samples = self.samples()
+        if samples is None:
+            raise ProgramError(f"no answer from /metrics; its log is {self.log}")
+        name = "offerstream_stage_seconds"
+        took_s = sum(samples.get((f"{name}_sum", (("stage", stage),)), 0.0) for stage in STAGES_OF_A_BATCH)
+        return samples.get((f"{name}_count", (("stage", STAGES_OF_A_BATCH[0]),)), 0.0), took_s
+
     def progress(self) -> Progress | None:
         """From its metrics."""
         samples = self.samples()
@@ -152,6 +178,9 @@ class Peer:
 
     name: str
     guarantee: str
+    network = PEERS_WINDOW
+    peer_settings: dict[str, str | int] | None = None
+    """What was chosen for it, stated in its rows."""
 
     def __init__(
         self,
@@ -200,9 +229,11 @@ class Peer:
     def start(self, *, latency: bool = False, hot_rows: int | None = None) -> Program:
         """Start it; without lingering where latency is measured."""
         del hot_rows
+        return self._start({"PEER_LINGER_MS": "0"} if latency else {})
+
+    def _start(self, more: dict[str, str]) -> Program:
         self._stages.unlink(missing_ok=True)
-        environment = self._environment | ({"PEER_LINGER_MS": "0"} if latency else {})
-        return Program(self._command, environment, self.log)
+        return Program(self._command, self._environment | more, self.log)
 
     def is_ready(self) -> bool:
         """Whether its group has members that own partitions: it reads what comes."""
@@ -246,7 +277,29 @@ class KafkaStreams(Peer):
     def __init__(
         self, kafka: Kafka, folder: Path, title: str, source_prefix: str, seed: int, java: Sequence[str]
     ) -> None:
-        super().__init__(kafka, folder, title, source_prefix, seed, java, linger_ms=100)  # its default
+        super().__init__(kafka, folder, title, source_prefix, seed, java, STREAMS_LINGER_MS)
+        self._file = folder / f"{title}.properties"
+        self.commit_ms = 100
+        """Between two transactions; this is its default."""
+        self.peer_settings = {}
+
+    def start(self, *, latency: bool = False, hot_rows: int | None = None, instance_id: str = "") -> Program:
+        """Start it; without lingering where latency is measured. Killed, one with an id is let in again at once."""
+        del hot_rows
+        self.peer_settings = {
+            "processing.guarantee": "exactly_once_v2",
+            "num.stream.threads": 1,
+            "replication.factor": 1,
+            "statestore.cache.max.bytes": 64 << 20,
+            "commit.interval.ms": self.commit_ms,
+            "producer.linger.ms": 0 if latency else STREAMS_LINGER_MS,
+            "producer.batch.size": 1 << 18,
+            "producer.compression.type": "lz4",
+        }
+        if instance_id:
+            self.peer_settings["main.consumer.group.instance.id"] = instance_id
+        self._file.write_text("".join(f"{name}={value}\n" for name, value in self.peer_settings.items()))
+        return self._start({"PEER_SETTINGS": str(self._file)})
 
     def is_ready(self) -> bool:
         """Whether all of its rows are restored and it processes."""

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +35,9 @@ class Outputs(NamedTuple):
 
 
 @pytest.fixture
-def kafka(broker: str) -> Kafka:
-    return Kafka(broker, 2, None)
+def kafka(broker: str) -> Iterator[Kafka]:
+    with Kafka(broker, 2, None) as kafka:
+        yield kafka
 
 
 @pytest.fixture
@@ -124,6 +126,47 @@ def test_a_program_is_stopped_and_its_resources_are_known(tmp_path: Path) -> Non
     assert program.rss_max_bytes >= 64 << 20
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_second_ctrl_c_leaves_no_program_behind(tmp_path: Path) -> None:
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    log = tmp_path / "log"
+    program = Program([sys.executable, "-c", code], {}, log)
+    while "up" not in log.read_text():
+        program.check()
+        time.sleep(0.05)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            program.stop()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(program._process.pid, 0)
+
+
+def test_the_load_beside_is_published_at_its_rate_with_times_of_now(
+    kafka: Kafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    topic = f"{topic_prefix}clickstream"
+    kafka.create(topic)
+    given = {"BOOTSTRAP": kafka.bootstrap, "PREFIX": topic_prefix, "USERS": "50", "RATE_PER_S": "2000", "SEED": "1"}
+    began_ms = time.time_ns() // 1_000_000
+    with Program([*MODULE, "tests.bench.beside"], {f"PEER_{k}": v for k, v in given.items()}, tmp_path / "log") as load:
+        while kafka.end(topic) == 0:
+            load.check()
+            time.sleep(0.02)
+        at, from_s = kafka.end(topic), time.monotonic()
+        time.sleep(2)
+        rate = (kafka.end(topic) - at) / (time.monotonic() - from_s)
+        load.check()
+    assert rate == pytest.approx(2000, rel=0.2)
+    events = list(kafka.read_json(topic, {0: 0, 1: 0}))
+    assert len({str(event["event_id"]) for event in events}) == len(events)
+    times = [int(str(event["time_ms"])) for event in events]
+    assert began_ms - 100 <= min(times)
+    assert max(times) <= time.time_ns() // 1_000_000
 
 
 def lstm_by_hand(x: np.ndarray[Any, Any], weights: dict[str, np.ndarray[Any, Any]]) -> float:

@@ -1,8 +1,10 @@
+import java.io.IOException;
+import java.io.Reader;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Map;
 import java.util.Properties;
-import org.apache.kafka.clients.producer.ProducerConfig;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 import org.apache.kafka.common.serialization.Serdes;
@@ -21,7 +23,6 @@ public final class Peer {
   static final String STORE = "users";
   static final String DECISIONS = "decisions";
   static final String OFFERS = "offers";
-  private static final long CACHE_BYTES = 64L << 20;
   private static final long PROGRESS_MS = 100;
 
   public static void main(String[] arguments) throws Exception {
@@ -66,18 +67,15 @@ public final class Peer {
     return topology;
   }
 
-  private static Properties settings(Map<String, String> given) {
+  /** Those of the harness' own file, and where this run of it is. */
+  private static Properties settings(Map<String, String> given) throws IOException {
     Properties settings = new Properties();
+    try (Reader file = Files.newBufferedReader(Path.of(given.get("PEER_SETTINGS")))) {
+      settings.load(file);
+    }
     settings.put(StreamsConfig.APPLICATION_ID_CONFIG, given.get("PEER_APP_ID"));
     settings.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, given.get("PEER_BOOTSTRAP"));
     settings.put(StreamsConfig.STATE_DIR_CONFIG, given.get("PEER_DATA_DIR"));
-    settings.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, StreamsConfig.EXACTLY_ONCE_V2);
-    settings.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
-    settings.put(StreamsConfig.REPLICATION_FACTOR_CONFIG, 1);
-    settings.put(StreamsConfig.STATESTORE_CACHE_MAX_BYTES_CONFIG, CACHE_BYTES);
-    settings.put(StreamsConfig.producerPrefix(ProducerConfig.COMPRESSION_TYPE_CONFIG), "lz4");
-    settings.put(StreamsConfig.producerPrefix(ProducerConfig.LINGER_MS_CONFIG), given.get("PEER_LINGER_MS"));
-    settings.put(StreamsConfig.producerPrefix(ProducerConfig.BATCH_SIZE_CONFIG), 1 << 18);
     return settings;
   }
 

@@ -31,11 +31,11 @@ final class Row {
   final byte[] bytes;
   private final ByteBuffer buffer;
 
-  /** The row after this event; {@code before} is null for a new user and stays as it is. */
+  /** The row after this event; {@code before} is null for a new user, as is a row of another system; it stays as it is. */
   Row(byte[] before, Click event) {
     bytes = new byte[BYTES];
     buffer = ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN);
-    if (before != null) {
+    if (before != null && before.length == BYTES) {
       System.arraycopy(before, STEP_BYTES, bytes, 0, WINDOW_BYTES - STEP_BYTES);
       System.arraycopy(before, WINDOW_BYTES, bytes, WINDOW_BYTES, BYTES - WINDOW_BYTES);
     }
