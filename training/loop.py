@@ -70,6 +70,8 @@ def cycle(task: Task, now_ms: int, on_stage: Callable[[str], None] = lambda _: N
         TrainingError: the archive is not enough to learn from, or not whole.
         SetupError: no broker answers.
     """
+    for part in (*task.out.glob(".*.part"), *task.out.glob("cycles/*/.*.part")):
+        part.unlink()  # half-written, of a run that was killed
     opened = task.out / "cycle.json"
     if not opened.exists():
         # 1.

@@ -239,7 +239,8 @@ class Register:
         gone = [
             key_of(prefix, sha) for sha in self.known() if sha not in named and sha.isascii() for prefix in OF_A_FILE
         ]
-        self._say({key: None for key in gone if key in self.records})
+        if said := {key: None for key in gone if key in self.records}:
+            self._say(said)
 
 
 def published(register: Register) -> list[Published]:
