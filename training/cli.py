@@ -117,7 +117,7 @@ Examples:
 @bootstrap_option
 @prefix_option
 def ingest(archive: Path, bootstrap: str, topic_prefix: str) -> None:
-    """Write what is new in the topics to an archive of Parquet files.
+    """Write what is new in the topics to a Parquet archive.
 
     It can be run again at any time, after a kill too: nothing is lost and nothing comes twice. Users whom the topic
     `erasures` names are taken out of the files that are there, and not written to new ones.
@@ -137,10 +137,19 @@ def ingest(archive: Path, bootstrap: str, topic_prefix: str) -> None:
     click.echo(f"{found.records} records, {found.files} files")
 
 
-@cli.command("archive-lines")
+@cli.command(
+    "archive-lines",
+    epilog="""\b
+Example:
+  python -m training archive-lines var/archive > events.jsonl
+""",
+)
 @click.argument("archive", type=click.Path(path_type=Path, file_okay=False))
 def archive_lines(archive: Path) -> None:
-    """Print the events of an archive as lines of JSON, for `python -m stream campaigns simulate --format records`."""
+    """Print the events of an archive as lines of JSON.
+
+    `python -m stream campaigns simulate --format records` reads them.
+    """
     from training.archive import record_lines
 
     with told():
@@ -254,7 +263,9 @@ Examples:
 def evaluate(
     file: Path, events: str, format_: str | None, out: Path, horizon: int | None, currency: str, topic_prefix: str
 ) -> None:
-    """Judge a model on events: figures with intervals, against yardsticks on the same users.
+    """Judge a model on events, beside yardsticks.
+
+    Figures have intervals; the yardsticks are fitted and asked on the same users.
 
     Users that the model was trained on are left out: `training.npz`, which `run` writes beside the model, knows them.
     """
@@ -295,7 +306,9 @@ Examples:
 @currency_option
 @prefix_option
 def carried(file: Path, events: str, format_: str | None, out: Path, currency: str, topic_prefix: str) -> None:
-    """Compare scores of carried states with scores rebuilt from the row's last steps; write carried.png, carried.json.
+    """Compare scores of carried states with rebuilt ones.
+
+    Rebuilt from the row's last steps, as after a swap. Writes carried.png and carried.json.
 
     A worker carries a user's state from event to event, and rebuilds it when the model changes.
     """

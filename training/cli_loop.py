@@ -47,11 +47,11 @@ def loop(
     bootstrap: str,
     topic_prefix: str,
 ) -> None:
-    """Archive what is new, train, and publish what passes every gate; over and over.
+    """Archive, train, and publish what passes every gate.
 
-    Each cycle starts from the champion's weights where it made them itself. It can be killed at any moment and called
-    again: it goes on where it was, with the same inputs. When workers ask for a successor, because of drift, it does
-    not wait for its time.
+    Over and over. Each cycle starts from the champion's weights where it made them itself. It can be killed at any
+    moment and called again: it goes on where it was, with the same inputs. When workers ask for a successor, because of
+    drift, it does not wait for its time.
     """
     with told():
         from training.errors import TrainingError

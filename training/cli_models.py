@@ -79,9 +79,10 @@ def publish(
     bootstrap: str,
     topic_prefix: str,
 ) -> None:
-    """Give FILE to the workers; they take it over between two batches.
+    """Give FILE to the workers.
 
-    Every gate must be passed, first of all not to be worse than the champion on the same data.
+    They take it over between two batches. Every gate must be passed, first of all not to be worse than the champion on
+    the same data.
     """
     with told():
         from training.publish import Register

@@ -18,7 +18,7 @@ DIFFERS = 1
 UNKNOWN = 2
 
 
-@click.command("why")
+@click.command("why", epilog="Example: python -m stream why 5f0c2a9e77d14b1c8e1d3a4b5c6d7e8f")
 @click.argument("offer_id")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @currency_option

@@ -298,7 +298,16 @@ def finish(replay_: Replay, json_path: Path | None) -> int:
     return 0
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  python -m stream replay log.csv.gz --format taobao
+  python -m stream replay shop.csv --format mapping.yaml --times now --rate 200
+  zcat log.csv.gz | python -m stream replay - --format rees46 --no-offers
+
+docs/replay.md says what the formats are, and how a mapping file is written.
+"""
+)
 @click.argument("file")
 @click.option("--format", "format_", required=True, help=f"{', '.join(FORMATS)}, or a mapping file (*.yaml).")
 @click.option("--speed", type=_Speed(), help="Times recorded time, or max (default).")

@@ -42,7 +42,10 @@ Examples:
 def effect(
     log: str, horizon: int, margin_rate: float | None, relevant: float, out: Path | None, topic_prefix: str
 ) -> None:
-    """What campaigns changed in orders, revenue, margin and satisfaction, against the users that they held out."""
+    """What campaigns changed, against the users held out.
+
+    In orders, revenue, margin and satisfaction.
+    """
     with told():
         from training.effect.outcomes import Margins, exposed
         from training.effect.report import OUTCOMES, effects, picture
@@ -103,7 +106,10 @@ Examples:
 @out_option
 @prefix_option
 def fairness(log: str, groups: str | None, parity: float, out: Path | None, topic_prefix: str) -> None:
-    """Offer rate and mean depth by group, against a bound; and how far prices of one product lie apart."""
+    """Offer rate and mean depth by group, against a bound.
+
+    And how far prices of one product lie apart.
+    """
     with told():
         from training.effect.fairness import by_group, price_dispersion
         from training.errors import TrainingError

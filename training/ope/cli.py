@@ -30,7 +30,10 @@ Examples:
 """,
 )
 def ope() -> None:
-    """What another policy would have earned: DM, IPS, SNIPS, DR and shrunk DR, with intervals and warnings."""
+    """What another policy would have earned.
+
+    By DM, IPS, SNIPS, DR and shrunk DR, with intervals and warnings.
+    """
 
 
 @ope.command(epilog="Example: python -m training ope decisions --log 127.0.0.1:9092 --campaign cart-nudge --policy ten")

@@ -45,7 +45,7 @@ def report(
     currency: str,
     topic_prefix: str,
 ) -> None:
-    """Write report.html, which needs nothing else, and its pictures as PNG.
+    """Write report.html, one page, and its pictures as PNG.
 
     What `run` left beside the model adds learning curves and gates (metrics.json), and leaves out the users that it was
     trained on (training.npz).

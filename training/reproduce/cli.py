@@ -23,7 +23,10 @@ Examples:
 """,
 )
 def reproduce() -> None:
-    """Published results made again, beside what they leave out: the loss of the mean, the majority's accuracy."""
+    """Published results made again.
+
+    Beside what they leave out: the loss of the mean, the majority's accuracy.
+    """
 
 
 @reproduce.command(epilog="Example: python -m training reproduce lstm --out var/reproduce")

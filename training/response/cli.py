@@ -48,7 +48,9 @@ def response(
     bootstrap: str,
     topic_prefix: str,
 ) -> None:
-    """Learn how users respond to a campaign's offers, from what it explored, for the profit policy.
+    """Learn how users respond to a campaign's offers.
+
+    From what it explored, for the profit policy.
 
     Run it as often as there is more to learn from: what is published replaces what was.
     """

@@ -22,7 +22,10 @@ Examples:
 """,
 )
 def segments() -> None:
-    """Groups of users, learned from what they do; workers tell them in every event."""
+    """Groups of users, learned from what they do.
+
+    Workers tell them in every event.
+    """
 
 
 @segments.command(

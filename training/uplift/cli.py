@@ -33,7 +33,10 @@ Examples:
 """,
 )
 def uplift() -> None:
-    """Whom to give what: models of what an offer changes, learned and judged on randomised trials."""
+    """Whom to give what: models of what an offer changes.
+
+    Learned and judged on randomised trials.
+    """
 
 
 @uplift.command(epilog="Example: python -m training uplift fit --data trial.csv.gz --format starbucks --out var/uplift")
