@@ -11,7 +11,7 @@ from rich.console import Console
 
 from stream.scoring.model import Model, load
 from training.options import CONTEXT, bootstrap_option, prefix_option, told
-from training.source_options import currency_option, format_option, read
+from training.source_options import currency_option, format_option, model_of, read
 
 if TYPE_CHECKING:
     from training.publish import Register
@@ -88,7 +88,7 @@ def publish(
         from training.publish import Register
 
         data = file.read_bytes()
-        model = load(data)
+        model = model_of(file, data)
         register = Register(bootstrap, topic_prefix + "models")
         _judged(model, register, events, format_, currency, topic_prefix, force=force)
         signed = None

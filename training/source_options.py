@@ -82,7 +82,16 @@ def model_file(path: Path) -> Model:
         TrainingError: workers would refuse it; the file is named.
         OSError: it cannot be read.
     """
+    return model_of(path, path.read_bytes())
+
+
+def model_of(path: Path, data: bytes) -> Model:
+    """The model in the bytes of a file that was read.
+
+    Raises:
+        TrainingError: as `model_file`.
+    """
     try:
-        return load(path.read_bytes())
+        return load(data)
     except ModelRefused as refused:
         raise TrainingError(f"{path}: {refused}") from refused

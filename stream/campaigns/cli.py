@@ -162,7 +162,7 @@ def ready(name: str | None) -> None:
     elif name in files:
         click.echo(files[name], nl=False)
     else:
-        raise click.UsageError(f"there is no ready-made campaign {name!r}{suggest(name, files)}")
+        raise click.UsageError(f"no ready-made campaign {name!r}{suggest(name, files)}. There are: {', '.join(files)}")
 
 
 @campaigns.command()
