@@ -25,13 +25,13 @@ from stream.kafka.cluster import admin_client, look
 from stream.kafka.control import Control
 from stream.kafka.lag import Lag
 from stream.kafka.outside import Outside
-from stream.kafka.partition import Shared
 from stream.kafka.partitions import Flow, Partitions
+from stream.kafka.shared import Shared
 from stream.kafka.store import RocksDB
 from stream.kafka.table import PartitionManager
 from stream.metrics import Metrics, loop_monitor
 from stream.settings import PREFIX, Settings, client_id, from_environment
-from stream.topology import connect, process
+from stream.topology import answer_silence, connect, process
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,7 @@ def build_app(settings: Settings, metrics: Metrics, control: Control) -> App:
             metrics=metrics,
             compute=ThreadPoolExecutor(1, "compute"),
             process=process,
+            answer=answer_silence,
             fatal=app.fatal,
             outside=Outside(RocksDB(settings.store_cache_bytes)),
         ),

@@ -74,6 +74,12 @@ class Metrics:
             "offerstream_decisions", "Decisions, offered or not, by reason", ("reason",), registry=registry
         )
         self.offers = Counter("offerstream_offers", "Offers made, by campaign", ("campaign",), registry=registry)
+        self.swept_rows = Counter(
+            "offerstream_swept_rows", "Rows that sweeps came by, looking for users who fell silent", registry=registry
+        )
+        self.silences = Counter(
+            "offerstream_silences", "Silences of users that fell due, for a campaign to answer", registry=registry
+        )
         self.batch_rows = Histogram(
             "offerstream_batch_rows", "Records in a batch", buckets=_BATCH_ROWS_BUCKETS, registry=registry
         )

@@ -59,6 +59,12 @@ class Settings:
     store_flush_interval_ms: int = _setting(
         30_000, "how often the local store is made durable: bounds what a restart replays", 1_000, 3_600_000
     )
+    sweep_interval_ms: int = _setting(
+        60_000, "how often all rows are gone through for users who fell silent", 100, _DAY_MS
+    )
+    sweep_lag_ms: int = _setting(
+        300_000, "how late events may come without their users being taken for silent", 0, _DAY_MS
+    )
     store_cache_bytes: int = _setting(256 << 20, "RocksDB's block cache, one for the whole worker", 1 << 20, 1 << 40)
     standbys: int = _setting(1, "workers that follow a partition's rows beside its owner, ready to take over", 0, 15)
     session_timeout_ms: int = _setting(

@@ -6,11 +6,12 @@
     redemptions ─┤    columns    rows       ONNX      campaigns  offers    Kafka      RocksDB
     customers ───┤                                               decisions
     identities ──┤
-    erasures ────┘
+    erasures ────┘                                                ^
+                                    no event, for too long ───────┘  a sweep over the rows, now and then
 
 `connect` is the Faust app: what it reads and what it does with it. `process` is what happens to the events of one
-batch; it is pure. Around it, `stream.kafka.partition` decodes before and commits after, and `stream.core` knows what an
-event does to a row.
+batch, `answer_silence` to users from whom none came; both are pure. Around them, `stream.kafka.partition` decodes
+before and commits after, and `stream.core` knows what an event does to a row.
 """
 
 from collections.abc import Callable
@@ -22,12 +23,15 @@ from numpy.typing import NDArray
 
 from stream.core.absorb import Events, absorb
 from stream.core.budget import NO_BUDGETS, Wallet
+from stream.core.campaign import CampaignSet
 from stream.core.decide import DECISION, Decisions, decide
 from stream.core.fold import turns
 from stream.core.row import N_FEATURES, Rows
+from stream.core.silence import AGE_MAX_MS
 from stream.kafka.cluster import INPUTS
 from stream.kafka.control import Control, InForce
 from stream.kafka.partitions import Partitions
+from stream.kafka.sweep import SWEEP_LOOK_S
 from stream.settings import Settings
 
 
@@ -45,6 +49,10 @@ def connect(app: faust.App, partitions: Partitions, control: Control, settings: 
     async def offers(stream: faust.Stream) -> None:
         async for batch in stream:
             await partitions.apply(batch, control.in_force())
+
+    @app.timer(SWEEP_LOOK_S, traced=False)
+    async def sweep() -> None:
+        await partitions.sweep(control.in_force)  # who fell silent: an offer for what did not happen
 
 
 class Outcome(NamedTuple):
@@ -100,3 +108,27 @@ def process(
         row_seqs[turn.at] = turn.rows["seq"]
         lap("decide")
     return Outcome(steps, models, row_seqs, decisions)
+
+
+def answer_silence(
+    silences: Events,
+    rows: Rows,
+    campaigns: CampaignSet,
+    now_ms: int,
+    draws: NDArray[np.float64],
+    wallet: Wallet = NO_BUDGETS,
+) -> Outcome:
+    """Decide about users from whom nothing came: there is no event to absorb or to score. Same input, same output.
+
+    Args:
+        silences: EVENT [N], as `stream.core.silence.as_triggers` makes them, of different users.
+        rows: ROW [N]; the fields on offers change in place where one is made.
+        campaigns: a set that asks those that wait for this silence.
+        now_ms: time of the decisions.
+        draws: [N], in [0, 1).
+        wallet: the partition's budgets; what is reserved changes in place.
+    """
+    n = len(silences)
+    unscored = np.full((n, 1), np.nan, np.float32)
+    decisions = decide(silences, rows, unscored, campaigns, now_ms, draws, AGE_MAX_MS, wallet)
+    return Outcome(np.zeros((n, N_FEATURES), np.uint8), np.zeros(n, np.uint64), rows["seq"].copy(), decisions)

@@ -36,9 +36,10 @@ from stream.core.campaign import (
     Parity,
     Policy,
     Profit,
+    Silence,
     Threshold,
 )
-from stream.core.events import N_KINDS, TIERS, Kind
+from stream.core.events import N_KINDS, SILENCE, TIERS, Kind
 from stream.core.response import Responds, from_document
 from stream.core.segments import SEGMENT_RULES, SegmentRules
 
@@ -152,8 +153,14 @@ def compile_document(document: Document, shop: Shop, response: Responds | None =
     eligibility = document.get("eligibility", {})
     segments = eligibility.get("segments")
     cool_down = document.get("cool_down", {})
-    kinds = np.zeros(N_KINDS, bool)
-    kinds[[Kind[name.upper()] for name in document["trigger"]["kinds"]]] = True
+    trigger = document["trigger"]
+    kinds = np.zeros(N_KINDS + 1, bool)
+    kinds[[Kind[name.upper()] for name in trigger.get("kinds", ())]] = True
+    silence = None
+    if "silent_for" in trigger:
+        kinds[SILENCE] = True
+        repeat = trigger.get("repeat_every")
+        silence = Silence(duration_ms(trigger["silent_for"]), duration_ms(repeat) if repeat else 0)
     state = document.get("state", "active")
     return Campaign(
         id=document["id"],
@@ -187,6 +194,7 @@ def compile_document(document: Document, shop: Shop, response: Responds | None =
         parity=_parity(document.get("parity")),
         guard=_guard(document.get("guard")),
         scope={name: tuple(of) for name, of in document["scope"].items()} if "scope" in document else None,
+        silence=silence,
     )
 
 

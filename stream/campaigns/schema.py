@@ -263,7 +263,17 @@ def document_schema() -> Schema:
                 "from": {**_ref("date"), "description": "first moment at which it decides, in the shop's time zone"},
                 "until": {**_ref("date"), "description": "first moment at which it no longer does"},
                 "trigger": _object(
-                    {"kinds": _array(_one_of(TRIGGER_KINDS, "kind of event"), N_KINDS_WINDOWED)}, ["kinds"]
+                    {
+                        "kinds": _array(_one_of(TRIGGER_KINDS, "kind of event"), N_KINDS_WINDOWED),
+                        "silent_for": {**_ref("duration"), "description": "no event of the user for longer than this"},
+                        "repeat_every": {
+                            **_ref("duration"),
+                            "description": "with `silent_for`: and then again each time so long has passed",
+                        },
+                    },
+                    [],
+                    minProperties=1,
+                    description="events, by `kinds`, or that none comes, by `silent_for`",
                 ),
                 "eligibility": _object(
                     {

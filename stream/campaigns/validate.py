@@ -51,7 +51,15 @@ def validate(document: object, currency: str = "") -> list[Problem]:
         return True
 
     for check in (
-        *(_check_dates, _check_durations, _check_arms, _check_policy, _check_percent, _check_conditions),
+        *(
+            _check_trigger,
+            _check_dates,
+            _check_durations,
+            _check_arms,
+            _check_policy,
+            _check_percent,
+            _check_conditions,
+        ),
         *(check_calendar, check_learning, check_margin, check_budget),
     ):
         problems += check(document, sound)
@@ -93,6 +101,28 @@ def _check_numbers(value: object, path: Path) -> Iterator[Problem]:
             yield from _check_numbers(below, (*path, i))
 
 
+def _check_trigger(document: Document, sound: Sound) -> Iterator[Problem]:
+    """Events trigger, or that none comes: then there is nothing to score, and no product."""
+    if not sound("trigger"):
+        return
+    trigger = document["trigger"]
+    if "silent_for" not in trigger:
+        if "kinds" not in trigger:
+            yield Problem(("trigger",), "the field 'kinds' is missing, or 'silent_for'")
+        elif "repeat_every" in trigger:
+            yield Problem(("trigger", "repeat_every"), "is for `silent_for`: events repeat of themselves")
+        return
+    if "kinds" in trigger:
+        yield Problem(("trigger", "silent_for"), "either events trigger or that none comes: leave it out, or `kinds`")
+        return
+    if sound("policy", "kind") and document["policy"]["kind"] in ("threshold", "linear"):
+        why = "needs a score, and a model scores events: nothing comes that it could score"
+        yield Problem(("policy", "kind"), f"{document['policy']['kind']} {why}")
+    for field in ("products", "categories", "brands"):
+        if sound("eligibility", field):
+            yield Problem(("eligibility", field), "are those of the event that triggers, and here none comes")
+
+
 def _check_dates(document: Document, sound: Sound) -> Iterator[Problem]:
     times: dict[str, dt.datetime] = {}
     for name in ("from", "until"):
@@ -106,7 +136,10 @@ def _check_dates(document: Document, sound: Sound) -> Iterator[Problem]:
 
 
 def _check_durations(document: Document, sound: Sound) -> Iterator[Problem]:
-    for path in (("valid_for",), ("cool_down", "after_offer"), ("cool_down", "after_redemption")):
+    for path in (
+        *(("valid_for",), ("cool_down", "after_offer"), ("cool_down", "after_redemption")),
+        *(("trigger", "silent_for"), ("trigger", "repeat_every")),
+    ):
         if sound(*path):
             value = document[path[0]] if len(path) == 1 else document[path[0]][path[1]]
             if duration_ms(value) > DURATION_MAX_MS:

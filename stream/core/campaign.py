@@ -4,6 +4,7 @@
 new document makes a new `CampaignSet`, and a batch is decided by one set from beginning to end.
 """
 
+import copy
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -166,6 +167,13 @@ class Guard:
     per_order: float
 
 
+class Silence(NamedTuple):
+    """How long nothing is to come from a user; see `stream.core.silence`."""
+
+    after_ms: int
+    repeat_ms: int  # and then again every so long, while nothing comes; 0 = once
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """Compares one fact (`stream.core.facts`) with a value; a fact that is not known fails every condition."""
@@ -190,7 +198,7 @@ class Campaign:
     dry_run: bool
     from_ms: int  # decides where from_ms <= now < until_ms
     until_ms: int
-    kinds: NDArray[np.bool_]  # [N_KINDS]: kinds of trigger
+    kinds: NDArray[np.bool_]  # [N_KINDS + 1]: kinds of trigger, SILENCE among them
     segments: NDArray[np.bool_] | None  # [Segment]; None = all
     products: NDArray[np.uint32] | None  # of the trigger, ascending; None = all
     categories: NDArray[np.uint32] | None
@@ -215,6 +223,7 @@ class Campaign:
     parity: Parity | None = None
     guard: Guard | None = None
     scope: Mapping[str, tuple[str, ...]] | None = None  # what an offer applies to; None = the whole order
+    silence: Silence | None = None  # what triggers, where kinds[SILENCE]
 
     @cached_property
     def percent_arms(self) -> NDArray[np.bool_]:
@@ -241,8 +250,9 @@ class CampaignSet:
 
     Attributes:
         campaigns: all, paused ones too; `DECISION["campaign"]` is an index into it.
-        asked: (index, campaign) of those not paused.
-        triggers: bool [N_KINDS], kinds that trigger any campaign that is not paused.
+        asked: (index, campaign) of those not paused that an event can trigger.
+        triggers: bool [N_KINDS + 1], kinds that trigger any of these.
+        silences: the others by what they wait for, longest first, each with a set that asks those alone.
         depths_bp: int64 [campaigns + 1, arms + 1], of each arm; index -1, none, gives 0.
         values_minor: the same, of the arms' values.
         arm_bits: int64 [campaigns + 1], a bit for each arm.
@@ -258,10 +268,8 @@ class CampaignSet:
         zone: dt.tzinfo = dt.UTC,
     ) -> None:
         self.campaigns = tuple(sorted(campaigns, key=lambda c: (c.dry_run, c.priority, c.id)))
-        self.asked = tuple((i, c) for i, c in enumerate(self.campaigns) if not c.paused)
-        self.triggers = np.zeros(N_KINDS, bool)
-        for _, campaign in self.asked:
-            self.triggers |= campaign.kinds
+        running = tuple((i, c) for i, c in enumerate(self.campaigns) if not c.paused)
+        self._ask(tuple((i, c) for i, c in running if c.silence is None))
         shape = (len(self.campaigns) + 1, max((len(c.arms) for c in self.campaigns), default=0) + 1)
         self.depths_bp, self.values_minor = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         self.arm_bits = np.array([*((1 << len(c.arms)) - 1 for c in self.campaigns), 0])
@@ -272,6 +280,21 @@ class CampaignSet:
         self.budgeted = any(c.budget is not None or c.parity is not None for c in self.campaigns)
         self.zone = zone
         self._today = Today(dt.date.min, 0, 0, 0)
+        rules = sorted({c.silence for _, c in running if c.silence is not None}, reverse=True)
+        self.silences = tuple(
+            (rule, self._asking(tuple((i, c) for i, c in running if c.silence == rule))) for rule in rules
+        )
+
+    def _ask(self, asked: tuple[tuple[int, Campaign], ...]) -> None:
+        self.asked = asked
+        self.triggers = np.zeros(N_KINDS + 1, bool)
+        for _, campaign in asked:
+            self.triggers |= campaign.kinds
+
+    def _asking(self, asked: tuple[tuple[int, Campaign], ...]) -> "CampaignSet":
+        some = copy.copy(self)
+        some._ask(asked)  # noqa: SLF001 its own kind
+        return some
 
     def today(self, now_ms: int) -> Today:
         """The day of the shop at that time."""

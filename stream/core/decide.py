@@ -70,7 +70,7 @@ def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed
 
 
-def _unit(x: NDArray[np.uint64]) -> NDArray[np.float64]:
+def unit(x: NDArray[np.uint64]) -> NDArray[np.float64]:
     """[0, 1) from the top 53 bits."""
     return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
@@ -78,12 +78,12 @@ def _unit(x: NDArray[np.uint64]) -> NDArray[np.float64]:
 def draws(topic_id_hash: int, partition: int, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
     """The random draw of each trigger, a hash of its coordinates: float64 [n] in [0, 1), the same on every replay."""
     base = splitmix64(np.array([topic_id_hash], np.uint64) ^ splitmix64(np.array([partition], np.uint64)))
-    return _unit(splitmix64(base ^ offsets.astype(np.uint64)))
+    return unit(splitmix64(base ^ offsets.astype(np.uint64)))
 
 
 def holdout(users: NDArray[np.uint64], salt: int, share: float) -> NDArray[np.bool_]:
     """Which users are held out of a campaign, bool [n]: always the same ones, and more of them with a larger share."""
-    return _unit(splitmix64(users ^ _mixed(salt))) < share
+    return unit(splitmix64(users ^ _mixed(salt))) < share
 
 
 @lru_cache(maxsize=N_CAMPAIGNS_MAX)
@@ -314,7 +314,7 @@ def _explore(
         (the arms, their propensity), [n].
     """
     share, n_arms = campaign.exploration, len(campaign.arms) + 1
-    drawn = _unit(splitmix64(splitmix64(users ^ _mixed(campaign.salt)) ^ np.uint64(day)))
+    drawn = unit(splitmix64(splitmix64(users ^ _mixed(campaign.salt)) ^ np.uint64(day)))
     random = np.minimum(drawn / share * n_arms, n_arms - 1).astype(np.int16) - np.int16(1)
     taken = np.where(drawn < share, random, arm)
     propensity: NDArray[np.float64] = share / n_arms + (1 - share) * (taken == arm)

@@ -41,6 +41,9 @@ N_KINDS_WINDOWED = 16
 """The first 16 kinds are what a user does: they are counted in rolling windows, make steps and move the row's clock.
 The rest is bookkeeping about the user: it sets facts and totals and nothing else."""
 
+SILENCE = N_KINDS
+"""What triggers where no event came (`stream.core.silence`): no kind of event, so rows have no place for it."""
+
 SOURCES = ("clickstream", "orders", "feedback", "redemptions", "customers")
 """Source topics. The index is the place in a row's fence and in the applied record: append, never reorder."""
 

@@ -210,6 +210,7 @@ FACTS: dict[str, Fact] = {
         lambda t: _share(t["rating_sum"], t["kind_total"][:, Kind.RATING]),
     ),
     "days_since_first_seen": Fact("days", "since the first event", lambda t: _since(t["first_ms"], t.now_ms, DAY_MS)),
+    "silent_days": Fact("days", "since the last event", lambda t: _since(t["last_ms"], t.now_ms, DAY_MS)),
     "days_since_first_buy": Fact(
         "days", "since the first order; known after it", lambda t: _since(t["first_buy_ms"], t.now_ms, DAY_MS)
     ),

@@ -111,6 +111,7 @@ if (
     _HEAD_BYTES % 8 or WORDS % 8
 ):  # so that a packed row is a whole number of words, and each bit of the mask has its word
     raise AssertionError(WORDS)
+_NO_WORD = bytes(8)
 _WORDS_1 = 309  # of format 1, which were the first of today's: in the same head
 
 _POSITIONS = {
@@ -223,6 +224,18 @@ def unpack(packed: Sequence[bytes]) -> Rows:
         if (rows[field] >= size).any():
             raise RowFormatError(f"a packed row whose {field} is {rows[field].max()}, beyond {size - 1}")
     return rows
+
+
+def last_ms_of(packed: Sequence[bytes]) -> NDArray[np.int64]:
+    """`ROW["last_ms"]` of packed rows, int64 [n], without unpacking them: their first word.
+
+    Raises:
+        RowFormatError: one is too short.
+    """
+    words = b"".join([p[_HEAD_BYTES : _HEAD_BYTES + 8] if p[1] & 1 else _NO_WORD for p in packed])
+    if len(words) != 8 * len(packed):
+        raise RowFormatError("a packed row that ends within its first word")
+    return np.frombuffer(words, "i8")
 
 
 def _n_words(heads: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -18,6 +18,17 @@ class SourcePosition(msgspec.Struct, frozen=True):
     next_offset: int
 
 
+class SweepState(msgspec.Struct, frozen=True):
+    """How far a partition's sweeps got, see `stream.kafka.sweep`."""
+
+    swept_ms: int = 0
+    """What fell due before is swept; 0 = the first sweep has not begun."""
+    tick_ms: int = 0
+    """Of the sweep under way: it is after what fell due before; 0 = none is under way."""
+    cursor: bytes = b""
+    """The last user whom it came by."""
+
+
 class Applied(msgspec.Struct, frozen=True):
     """State of a partition beside its rows."""
 
@@ -32,6 +43,7 @@ class Applied(msgspec.Struct, frozen=True):
     """Campaign versions in force at the last batch."""
     budgets: dict[str, dict[str, float]] = {}
     """The partition's purses, see `stream.core.budget`."""
+    sweep: SweepState = SweepState()
     moved_to: str = ""
     """App that has the rows now (`stream.kafka.move`): no worker goes on from here."""
     filled_from: str = ""

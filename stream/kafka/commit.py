@@ -27,6 +27,11 @@ class Unsent:
     published_ms: list[NDArray[np.int64]] = field(default_factory=list)
     """Publish times of the triggers of offers."""
 
+    def sent(self, applied: bytes, positions: dict[str, int]) -> "Sent":
+        """It, as a commit on its way."""
+        published_ms = np.concatenate([np.empty(0, np.int64), *self.published_ms])
+        return Sent(self.outputs, applied, positions, self.number, published_ms)
+
 
 @dataclass(frozen=True)
 class Sent:

@@ -10,17 +10,21 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from stream.core.absorb import Events
-from stream.core.campaign import CampaignSet
+from stream.core.campaign import CampaignSet, Silence
 from stream.core.decide import Decisions, Reason
 from stream.core.events import SOURCES
 from stream.core.features import LATE
+from stream.core.row import N_FEATURES
 from stream.kafka.codec import DeadLetter, dead_letter_record
 from stream.kafka.control import InForce
-from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers, offer_hashes
+from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers, offer_hashes, silence_ids
 from stream.kafka.event_time import count_late
 from stream.kafka.producer import BulkProducer, Header
 from stream.metrics import Metrics
 from stream.settings import Settings
+
+SWEEP = SourceTopic("sweep", "")
+"""In the place of a topic, where no event was answered, but that none came."""
 
 DeadRecord = tuple[bytes | None, bytes | None, list[Header]]
 
@@ -183,6 +187,54 @@ class Emitter:
                 now_ms,
             ),
         )
+
+    def emit_silences(
+        self,
+        rule: Silence,
+        silences: Events,
+        users: Sequence[bytes],
+        decisions: Decisions,
+        campaigns: CampaignSet,
+        now_ms: int,
+        row_seqs: NDArray[np.uint64],
+        sequence: int,
+        metrics: Metrics,
+    ) -> Emitted:
+        """The same of users from whom nothing came; no step and no model belongs to these decisions.
+
+        Args:
+            rule: what they are due by.
+            silences: EVENT [n], see `stream.core.silence`.
+            users: their users.
+            decisions: DECISION [n].
+            campaigns: they were made with.
+            now_ms: time of the decisions.
+            row_seqs: [n], of the users' latest steps.
+            sequence: of the partition's latest step.
+            metrics: decisions are counted here.
+        """
+        _count(decisions, campaigns, metrics)
+        sampled = decisions["draw"] < self._settings.decision_sample
+        logged = np.flatnonzero((decisions["eligible"] != 0) | sampled)
+        offered = np.flatnonzero(decisions["reason"] == Reason.OFFERED)
+        n = len(logged)
+        decision_users, offer_users = ([users[i] for i in at.tolist()] for at in (logged, offered))
+        offer_ids = silence_ids(rule, offer_users, silences[offered])
+        return Emitted(
+            offered,
+            [xxh3_64_intdigest(id_.encode()) for id_ in offer_ids],
+            offer_users,
+            encode_offers(
+                [SWEEP], self._partition, offer_users, silences[offered], decisions[offered], campaigns,
+                [""] * len(offered), now_ms, self._settings.currency, offer_ids,
+            ),
+            decision_users,
+            encode_decisions(
+                [SWEEP], self._partition, decision_users, silences[logged], decisions[logged],
+                np.zeros((n, N_FEATURES), np.uint8), row_seqs[logged], np.full(n, sequence), campaigns,
+                [""] * n, now_ms, silence_ids(rule, decision_users, silences[logged]),
+            ),
+        )  # fmt: skip
 
     def dead_letters(self, dead: Sequence[DeadLetter], metrics: Metrics) -> list[DeadRecord]:
         """Records for dead-letters."""

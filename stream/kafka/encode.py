@@ -22,10 +22,11 @@ from stream.core.campaign import (
     Frequency,
     Linear,
     Profit,
+    Silence,
     Threshold,
 )
 from stream.core.decide import Decisions, Reason
-from stream.core.events import KINDS_OF_SOURCE, N_KINDS
+from stream.core.events import KINDS_OF_SOURCE, N_KINDS, SILENCE
 from stream.core.features import LATE
 from stream.core.policies import NONE
 
@@ -136,7 +137,8 @@ class OfferHead(Struct, gc=False, frozen=True):
 
 _ENCODER = json.Encoder()
 
-_KINDS = [""] * N_KINDS
+_KINDS = [""] * (N_KINDS + 1)
+_KINDS[SILENCE] = "silence"
 for _kinds in KINDS_OF_SOURCE.values():
     for _name, _kind in _kinds.items():
         _KINDS[_kind] = _name
@@ -157,6 +159,13 @@ def _ids(topics: Sequence[SourceTopic], partition: int, events: Events) -> list[
     heads = [f"{topic.id}:{partition}:".encode() for topic in topics]
     places = zip(events["source"].tolist(), events["offset"].tolist(), strict=True)
     return [xxh3_128_hexdigest(b"%b%d" % (heads[source], offset)) for source, offset in places]
+
+
+def silence_ids(rule: Silence, users: Sequence[bytes], silences: Events) -> list[str]:
+    """Ids of the decisions on silences: who was silent, by which rule, and when that fell due."""
+    head = b"silence:%d:%d:" % rule
+    moments = silences["time_ms"].tolist()
+    return [xxh3_128_hexdigest(b"%b%d:%b" % (head, due_ms, user)) for user, due_ms in zip(users, moments, strict=True)]
 
 
 def _triggers(topics: Sequence[SourceTopic], partition: int, events: Events) -> Iterator[Trigger]:
@@ -184,6 +193,7 @@ def encode_decisions(
     campaigns: CampaignSet,
     models: Sequence[str],
     now_ms: int,
+    ids: Sequence[str] | None = None,
 ) -> list[bytes]:
     """Values for topic decisions, one a row, in order.
 
@@ -199,12 +209,13 @@ def encode_decisions(
         campaigns: in force.
         models: n hashes of the models that scored, in hexadecimal digits; "" where there was none.
         now_ms: time of the decision.
+        ids: n, of silences; None = those of events.
     """
     all_hex = np.ascontiguousarray(steps).tobytes().hex()
     width = 2 * steps.shape[1]
     heads = map(
         DecisionHead,
-        _ids(topics, partition, events),
+        _ids(topics, partition, events) if ids is None else ids,
         map(bytes.decode, users),
         _triggers(topics, partition, events),
         decisions["propensity"].tolist(),
@@ -262,6 +273,7 @@ def encode_offers(
     models: Sequence[str],
     now_ms: int,
     currency: str,
+    ids: Sequence[str] | None = None,
 ) -> list[bytes]:
     """Values for topic offers, one a row, in order.
 
@@ -275,8 +287,10 @@ def encode_offers(
         models: n hashes of the models that scored, in hexadecimal digits; "" where there was none.
         now_ms: time of the decision: offers are valid from then on.
         currency: the reporting currency.
+        ids: n, of silences; None = those of events.
     """
-    ids, triggers = _ids(topics, partition, events), _triggers(topics, partition, events)
+    ids = _ids(topics, partition, events) if ids is None else ids
+    triggers = _triggers(topics, partition, events)
     parts = list(
         zip(
             *(decisions[column].tolist() for column in ("campaign", "arm", "depth_bp", "value_minor")),

@@ -36,7 +36,7 @@ from stream.core.shares import count_held, respread
 from stream.errors import PartitionError, SetupError
 from stream.kafka import applied as applied_record
 from stream.kafka.admin import check_topics, create_topics
-from stream.kafka.applied import Applied, SourcePosition
+from stream.kafka.applied import Applied, SourcePosition, SweepState
 from stream.kafka.cluster import (
     CONTROL,
     INPUTS,
@@ -296,12 +296,14 @@ class _Move:
         to = self._to
         ids = look(to, self._admin).topic_ids
         firsts = log_ranges(self._admin, [(to.topic(name), q) for name in INPUTS for q in range(to.partitions)])
+        # The earliest: what fell due since is looked at again, and who was offered something since is left out then.
+        sweep = SweepState(swept_ms=min(record.sweep.swept_ms for record in applied))
         budgets = respread([record.budgets for record in applied], held, to.partitions)
         with producer.transaction():
             for q in range(to.partitions):
                 topics = {name: to.topic(name) for name in INPUTS}
                 sources = {name: SourcePosition(ids[topic], firsts[topic, q][0]) for name, topic in topics.items()}
-                record = Applied(ROW_FORMAT, to.partitions, 0, sources, budgets=budgets[q])
+                record = Applied(ROW_FORMAT, to.partitions, 0, sources, budgets=budgets[q], sweep=sweep)
                 producer.send(to.changelog, q, [applied_record.KEY], [applied_record.encode(record)])
 
     # --- 9.

@@ -2,6 +2,7 @@
 
     take_over    fence, restore, check, position          in the partition's own thread
     apply        decode, process, emit                    on the compute thread
+    sweep        find who fell silent, answer, emit       on the compute thread
     commit       send, store, release                     in the partition's own thread, then the compute thread
     drop         let go
 
@@ -18,7 +19,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from confluent_kafka.admin import AdminClient
@@ -31,7 +32,7 @@ from stream.core.rounds import by_steps, pieces
 from stream.core.row import ROW_FORMAT, gather, pack, scatter
 from stream.errors import DeliveryError, TransactionError
 from stream.kafka import applied as applied_record
-from stream.kafka.applied import Applied, SourcePosition
+from stream.kafka.applied import Applied, SourcePosition, SweepState
 from stream.kafka.cluster import INPUTS, Cluster, log_ranges
 from stream.kafka.columns import Columns
 from stream.kafka.commit import SENDERS, Sent, Unsent
@@ -39,28 +40,13 @@ from stream.kafka.control import InForce
 from stream.kafka.emit import Emitter, Outputs
 from stream.kafka.identities import join
 from stream.kafka.intake import Taken, draws_of, take, what_applies
-from stream.kafka.outside import Outside
+from stream.kafka.shared import Shared
+from stream.kafka.sweep import Sweep, Swept
 from stream.kafka.takeover import open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
-from stream.metrics import Metrics, Stopwatch
-from stream.settings import Settings
+from stream.metrics import Stopwatch
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What all partitions of a worker share."""
-
-    settings: Settings
-    metrics: Metrics
-    compute: ThreadPoolExecutor
-    """One thread: all changes of state."""
-    process: Callable  # type: ignore[type-arg]
-    """`stream.topology.process`."""
-    fatal: Callable[[BaseException], None]
-    """Ends the process."""
-    outside: Outside
 
 
 class Partition:
@@ -157,6 +143,9 @@ class Partition:
         self._emitter = Emitter(settings, self.number, self._topic_ids)
         self._open = Unsent(Outputs(), number=0)
         self.wallet = Wallet() if applied is None else Wallet.from_state(applied.budgets)
+        parts = Swept(self.number, self._store, self._columns, self.wallet, self._emitter)
+        state = SweepState() if applied is None else applied.sweep
+        self._sweep = Sweep(state, parts, settings, self._metrics, shared.answer)
         return True
 
     # --- applying
@@ -167,26 +156,37 @@ class Partition:
         Nothing happens to a batch that was fetched before this take-over, or that comes after a failed transaction: its
         records are read again.
         """
+        if batch.life == self.life:
+            await self._in_turn(self._apply, batch, in_force, at_once=not batch.more_waits)
+
+    async def sweep(self, in_force: InForce) -> bool:
+        """Do a turn of the sweep that is under way or due, between two batches; whether there is more of it to do."""
+        if self.failed or not self._sweep.waits(time.time_ns() // 1_000_000):
+            return False
+        await self._in_turn(lambda: self._sweep.turn(self._open, in_force, self._sequence), at_once=True)
+        return self._sweep.state.tick_ms > 0 and not self.failed
+
+    async def _in_turn(self, function: Callable[..., bool], *args: object, at_once: bool) -> None:
+        """Compute, when there is room for what comes of it; where that is something, ask for its commit."""
+        compute = partial(asyncio.get_running_loop().run_in_executor, self._shared.compute, function, *args)
         try:
-            await self._apply_in_turn(asyncio.get_running_loop(), batch, in_force)
+            async with self._apply_lock:
+                while self._open.outputs.n_bytes > 2 * self._settings.commit_bytes and not self.failed:
+                    await self.commit()
+                if self.failed:
+                    return
+                try:
+                    found = await compute()
+                except BufferError:  # every slot in memory holds uncommitted changes
+                    if not await self.commit():
+                        return
+                    found = await compute()
+                if found:
+                    self._ask_for_commit(at_once=at_once)
         except Exception as e:  # noqa: BLE001 Faust would ack the batch and go on
             self._shared.fatal(e)
 
-    async def _apply_in_turn(self, loop: asyncio.AbstractEventLoop, batch: EventBatch, in_force: InForce) -> None:
-        async with self._apply_lock:
-            while self._open.outputs.n_bytes > 2 * self._settings.commit_bytes and not self.failed:
-                await self.commit()
-            if self.failed or batch.life != self.life:
-                return
-            try:
-                await loop.run_in_executor(self._shared.compute, self._apply, batch, in_force)
-            except BufferError:  # every slot in memory holds uncommitted changes
-                if not await self.commit():
-                    return
-                await loop.run_in_executor(self._shared.compute, self._apply, batch, in_force)
-            self._ask_for_commit(at_once=not batch.more_waits)
-
-    def _apply(self, batch: EventBatch, in_force: InForce) -> None:
+    def _apply(self, batch: EventBatch, in_force: InForce) -> bool:
         lap = Stopwatch()
         metrics = self._metrics
         taken = take(batch, self.read, self.number, self._settings)
@@ -197,13 +197,16 @@ class Partition:
             metrics.event[source, "dead"].inc(len(decoded.dead))
             metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
             self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead, metrics))
+        latest_ms = 0
         if taken.users:
-            self._absorb(taken, slots[: len(taken.users)], in_force, lap)
+            latest_ms = self._absorb(taken, slots[: len(taken.users)], in_force, lap)
         self._join_and_erase(taken, slots[len(taken.users) :])
         lap.report(metrics)
         metrics.batch_rows.observe(batch.n_records)
         self.read = taken.next_offset
         self._open.in_force = in_force
+        self._sweep.note(batch, latest_ms)
+        return True
 
     def _join_and_erase(self, taken: Taken, slots: NDArray[np.int64]) -> None:
         """Merge and forget users: after the events of the batch, since topics have no order among each other."""
@@ -215,8 +218,8 @@ class Partition:
         columns.touch(slots, self._open.number)
         outputs.add_erasures(taken.erased.keys)
 
-    def _absorb(self, taken: Taken, slots: NDArray[np.int64], in_force: InForce, lap: Callable[[str], None]) -> None:
-        """The batch against the rows.
+    def _absorb(self, taken: Taken, slots: NDArray[np.int64], in_force: InForce, lap: Callable[[str], None]) -> int:
+        """The batch against the rows; the latest event time in it.
 
         Its rows are taken out of the table once and go back once: at a million users each touch of a row is a cache
         miss. They are packed for the changelog while they are at hand.
@@ -258,6 +261,7 @@ class Partition:
         lap("absorb")
         open_.outputs.add_rows(columns.users(of_batch), pack(rows))
         lap("emit")
+        return int(events["time_ms"][order[-1]]) if len(order) else 0
 
     # --- committing
 
@@ -324,17 +328,12 @@ class Partition:
             model=in_force.scorer.hex,
             campaigns={campaign.id: campaign.version for campaign in in_force.campaigns.campaigns},
             budgets=self.wallet.state(),
+            sweep=self._sweep.state,
         )
         rows = open_.outputs.rows
         if rows:
             self._metrics.row_bytes.set(sum(len(row or b"") for row in rows.values()) / len(rows))
-        return Sent(
-            open_.outputs,
-            applied_record.encode(applied),
-            dict(self.read),
-            open_.number,
-            np.concatenate(open_.published_ms) if open_.published_ms else np.empty(0, np.int64),
-        )
+        return open_.sent(applied_record.encode(applied), dict(self.read))
 
     async def _sent(self, sent: Sent) -> int | None:
         """What `_send` returns; None where it failed, or the partition was let go of meanwhile."""

@@ -13,8 +13,10 @@ from stream.errors import BrokerSilentError, FencedError, PartitionError, SetupE
 from stream.kafka.cluster import INPUTS, Cluster, log_ranges, look
 from stream.kafka.control import InForce
 from stream.kafka.intake import passed_over
-from stream.kafka.partition import Partition, Shared
+from stream.kafka.partition import Partition
+from stream.kafka.shared import Shared
 from stream.kafka.standby import Standbys
+from stream.kafka.sweep import SWEEP_PAUSE_S
 from stream.kafka.transport import EventBatch
 from stream.settings import PARTITIONS_MAX_PER_WORKER, client_id
 
@@ -47,6 +49,8 @@ class Partitions:
         self._lock = asyncio.Lock()
         """Held while partitions are taken over or dropped."""
         self._lives = 0
+        self._drained = False
+        """Between a drain and what follows nothing is swept: partitions may be somebody else's already."""
         self._still_ours: Callable[[], bool] = lambda: False
         self._failures: deque[float] = deque()
         self._renewals: set[asyncio.Task[None]] = set()
@@ -129,7 +133,20 @@ class Partitions:
             # One that stays may have failed meanwhile, with its last commit: nobody else would let events flow again.
             while not wanted <= set(self._sound()) and still_ours():
                 await self._take_over(wanted, still_ours)
+            self._drained = False
             return wanted <= set(self._sound())
+
+    async def sweep(self, in_force: Callable[[], InForce]) -> None:
+        """Bring the sweeps that are under way or due to their end, one partition after the other, with pauses."""
+        for number in sorted(self._open):
+            more = True
+            while more:
+                more = await self._sweep_turn(number, in_force())
+                await asyncio.sleep(SWEEP_PAUSE_S if more else 0)
+
+    async def _sweep_turn(self, number: int, in_force: InForce) -> bool:
+        partition = None if self._drained else self._sound().get(number)
+        return partition is not None and await partition.sweep(in_force)
 
     async def stand_by(self, wanted: set[int]) -> None:
         """Follow the changelogs of exactly `wanted`, which other workers own."""
@@ -258,6 +275,7 @@ class Partitions:
 
     async def drain(self) -> None:
         """Commit what is in work, within `drain_timeout_ms`; what does not manage is dropped uncommitted."""
+        self._drained = True
         timeout_s = self._settings.drain_timeout_ms / 1000
         drains = {asyncio.create_task(partition.drain()): partition for partition in self._sound().values()}
         if not drains:

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from stream.core.row import ROW_FORMAT
 from stream.errors import PartitionError, StoreCorruptError
@@ -315,6 +315,22 @@ class Store:
         for key, value in self._db.items():
             if not key.startswith(b"\xff"):
                 yield key, value
+
+    def scan(self, after: bytes, n: int) -> list[tuple[bytes, bytes]]:
+        """The next `n` rows behind a user, in the order of their ids, as of the last write; past the cache of blocks.
+
+        Raises:
+            StoreCorruptError: it found a rotten block.
+        """
+        options = ReadOptions()
+        options.fill_cache(False)  # noqa: FBT003 rocksdict's own
+        try:
+            rows = list(islice(self._db.items(from_key=after + b"\0", read_opt=options), n))
+        except Exception as e:  # see _read
+            raise self.broken(f"RocksDB: {e}") from e
+        while rows and rows[-1][0].startswith(b"\xff"):
+            rows.pop()
+        return rows
 
     def close(self) -> None:
         """Flush and let go of the folder."""

@@ -105,6 +105,10 @@ LINEAR = {"kind": "linear", "a": 0.3, "b": 0.0, "min": 0.0, "max": 0.3, "arm": "
         (("until",), "2025-12-31", "until", "must be after `from`"),
         (("until",), "2026-01-01T00:00", "until", "must be after `from`"),
         (("trigger", "kinds"), [], "trigger.kinds", "must have at least 1 entry"),
+        (("trigger", "kinds"), GONE, "trigger", "must have at least 1"),
+        (("trigger", "silent_for"), "30d", "trigger.silent_for", "either events trigger or that none comes"),
+        (("trigger", "repeat_every"), "30d", "trigger.repeat_every", "is for `silent_for`"),
+        (("trigger",), {"repeat_every": "30d"}, "trigger", "the field 'kinds' is missing, or 'silent_for'"),
         (("trigger", "kinds", 0), "cart_ad", "trigger.kinds[0]", "did you mean 'cart_add'?"),
         (("trigger", "kinds", 0), "profile", "trigger.kinds[0]", "'profile' is not one of"),
         (("trigger", "kinds", 0), "order_placed", "trigger.kinds[1]", "is in the list already"),
@@ -413,3 +417,23 @@ def test_one_mistake_with_money(change: dict[str, Any], where: str, message: str
     document = {name: value for name, value in {**MONEY, **change}.items() if value is not None}
     problems = validate(document, "EUR")
     assert [(show_path(p.path), message in p.message) for p in problems] == [(where, True)], problems
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "message"),
+    [
+        ({"trigger": {"silent_for": "400d"}}, "trigger.silent_for", "must be at most 366d"),
+        ({"trigger": {"silent_for": "30d", "repeat_every": "1 month"}}, "trigger.repeat_every", "must be a duration"),
+        ({"policy": {"kind": "threshold", "probability": 0.5, "arm": "ten"}}, "policy.kind", "threshold needs a score"),
+        ({"policy": LINEAR}, "policy.kind", "linear needs a score"),
+        ({"eligibility": {"categories": ["c1"]}}, "eligibility.categories", "here none comes"),
+    ],
+)
+def test_silence_has_no_score_and_no_product(changes: dict[str, Any], where: str, message: str) -> None:
+    silent = {
+        "id": "silent", "name": "Silent", "version": 1, "trigger": {"silent_for": "30d", "repeat_every": "30d"},
+        "arms": [{"id": "ten", "kind": "percent", "percent": 10}],
+        "policy": {"kind": "segment", "arms": {"dormant": "ten"}}, "valid_for": "24h",
+    }  # fmt: skip
+    assert validate(silent) == []
+    assert (where, True) in [(show_path(p.path), message in p.message) for p in validate(silent | changes)]

@@ -97,6 +97,7 @@ def facts(user: User, now_ms: int) -> dict[str, float | None]:
         "discount_share": sum(e.discount_minor > 0 for e in buys) / len(buys) if buys else None,
         "rating_mean": sum(ratings) / len(ratings) if ratings else None,
         "days_since_first_seen": ago(min(e.time_ms for e in did), DAY_MS),
+        "silent_days": ago(max(e.time_ms for e in did), DAY_MS),
         "days_since_first_buy": ago(min((e.time_ms for e in buys), default=None), DAY_MS),
         "time_since_last_buy_s": ago(max((e.time_ms for e in buys), default=None), SECOND_MS),
         "time_since_last_offer_s": ago(user.offer_last_ms, SECOND_MS),

@@ -22,7 +22,8 @@ from stream.kafka import applied
 from stream.kafka.cluster import look
 from stream.kafka.control import InForce
 from stream.kafka.outside import Outside
-from stream.kafka.partition import Partition, Shared
+from stream.kafka.partition import Partition
+from stream.kafka.shared import Shared
 from stream.kafka.store import RocksDB
 from stream.kafka.topics import Topics
 from stream.kafka.transport import EventBatch
@@ -30,7 +31,7 @@ from stream.metrics import Metrics
 from stream.scoring.model import load
 from stream.scoring.scorer import Scorer, scored_by
 from stream.settings import GUARANTEES, Settings
-from stream.topology import process
+from stream.topology import answer_silence, process
 from tests.e2e import expect
 from tests.e2e.harness import Event, Site, event
 from tests.e2e.logs import profile, trigger
@@ -58,6 +59,7 @@ class Room:
             metrics=self.metrics,
             compute=ThreadPoolExecutor(1),
             process=process,
+            answer=answer_silence,
             fatal=self._fail,
             outside=Outside(RocksDB(1 << 20)),
         )

@@ -82,8 +82,9 @@ class Database:
     def property_int_value(self, name: str) -> int:
         return 0 if name == "rocksdb.is-write-stopped" else len(self._now)
 
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        return iter(sorted(self._now.items()))
+    def items(self, from_key: bytes = b"", read_opt: object = None) -> Iterator[tuple[bytes, bytes]]:
+        del read_opt  # nothing is cached
+        return iter(sorted((key, row) for key, row in self._now.items() if key >= from_key))
 
     def close(self) -> None:
         """RocksDB flushes what it has in memory when it is closed."""

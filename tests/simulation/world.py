@@ -18,11 +18,11 @@ from stream.errors import PartitionError
 from stream.kafka import applied
 from stream.kafka.cluster import CONTROL, INPUTS, OUTPUTS
 from stream.kafka.outside import Outside
-from stream.kafka.partition import Shared
 from stream.kafka.partitions import Flow, Partitions
+from stream.kafka.shared import Shared
 from stream.kafka.transport import EventBatch
 from stream.settings import Settings
-from stream.topology import process
+from stream.topology import answer_silence, process
 from tests.simulation.broker import Broker, Record, State
 from tests.simulation.clients import Network
 from tests.simulation.disk import Disk, RealDisk
@@ -70,6 +70,7 @@ class Worker:
                     METRICS,
                     ThreadPoolExecutor(1),
                     process,
+                    answer_silence,
                     self._fatal,
                     Outside(databases, network.producer, network.consumer, network.admin),
                 ),
