@@ -26,8 +26,8 @@ from stream.kafka.control import Control
 from stream.kafka.lag import Lag
 from stream.kafka.outside import Outside
 from stream.kafka.partitions import Flow, Partitions
+from stream.kafka.rocksdb import RocksDB
 from stream.kafka.shared import Shared
-from stream.kafka.store import RocksDB
 from stream.kafka.table import PartitionManager
 from stream.metrics import Metrics, loop_monitor
 from stream.settings import PREFIX, Settings, client_id, from_environment

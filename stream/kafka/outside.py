@@ -8,7 +8,7 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
 from stream.kafka.cluster import admin_client
-from stream.kafka.store import Databases
+from stream.kafka.rocksdb import Databases
 
 Configuration = dict[str, Any]
 

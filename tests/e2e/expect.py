@@ -93,6 +93,14 @@ class Past(NamedTuple):
     """In the order in which they were applied."""
     decisions: list[Any]
     """On the steps: the record that counts for each."""
+    silences: list[Any]
+    """Decisions on silences, in the order of the moments at which they fell due."""
+
+
+def is_silence(decision: Any) -> bool:
+    """Whether a decision, or an offer, answers that no event came."""
+    found: bool = decision["trigger"]["topic"] == "sweep"
+    return found
 
 
 def final_decisions(records: Sequence[Read]) -> dict[bytes, dict[int, Any]]:
@@ -103,7 +111,8 @@ def final_decisions(records: Sequence[Read]) -> dict[bytes, dict[int, Any]]:
     final: dict[bytes, dict[int, Any]] = defaultdict(dict)
     for record in records:  # those of one user lie in one partition, in offset order
         decision = record.json
-        final[record.key or b""][decision["row_seq"]] = decision
+        if not is_silence(decision):
+            final[record.key or b""][decision["row_seq"]] = decision
     return final
 
 
@@ -123,6 +132,10 @@ def pasts(
         ids[event.key or b""].setdefault((e.source, e.event_id), e)
     sources = {site.settings.topic(source): source for source in SOURCES}
     final = final_decisions(decisions)
+    silences: dict[bytes, dict[str, Any]] = defaultdict(dict)
+    for record in decisions:
+        if is_silence(record.json):
+            silences[record.key or b""][record.json["decision_id"]] = record.json
     found = {}
     for user, by_id in ids.items():
         notes = [e for e in by_id.values() if e.kind >= oracle.N_KINDS_WINDOWED]
@@ -141,7 +154,8 @@ def pasts(
         assert set(applied) == wanted, (
             f"{user!r}: {len(wanted - set(applied))} events lost, {len(set(applied) - wanted)} invented"
         )
-        found[user] = Past(notes, steps, records)
+        own_silences = sorted(silences[user].values(), key=lambda d: d["trigger"]["time_ms"])
+        found[user] = Past(notes, steps, records, own_silences)
     return found
 
 
@@ -152,15 +166,37 @@ def check_rows(rows: Mapping[bytes, np.void], past: Mapping[bytes, Past]) -> Non
         AssertionError: names user and field.
     """
     assert set(rows) == set(past), f"rows without events or events without rows: {set(rows) ^ set(past)}"
-    for user, (notes, steps, decisions) in past.items():
+    for user, (notes, steps, decisions, silences) in past.items():
         row, wanted = rows[user], oracle.row([*notes, *steps])
-        offered = [d["time_ms"] for d in decisions if d["reason"] == "offered"]
+        offered = [d["time_ms"] for d in (*decisions, *silences) if d["reason"] == "offered"]
         wanted |= {"offers_made": len(offered), "offer_last_ms": max(offered, default=0)} | _offer_days(offered)
         named = set(wanted) - {"recent_ids"}
         assert named | set(UNDETERMINED) == set(ROW.names or ()), named ^ set(ROW.names or ())
         for name in named:
             assert row[name].tolist() == wanted[name], f"{user!r}.{name}: {row[name].tolist()}, must be {wanted[name]}"
         _check_ids(user, row["recent_ids"].tolist(), notes, steps)
+
+
+def check_silences(past: Past, after_ms: int) -> None:
+    """Each silence of more than `after_ms` that was there to be seen was decided on once, and nothing else was.
+
+    The last one was there, if the event before it was applied before it fell due. Of those before it nothing says
+    whether a sweep came by before the next event was applied.
+
+    Raises:
+        AssertionError: names the silence.
+    """
+    told = {d["row_seq"]: d for d in past.silences}
+    assert len(told) == len(past.silences), f"a silence was answered twice: {past.silences}"
+    last_ms = 0
+    for seq, (step, decision) in enumerate(zip(past.steps, past.decisions, strict=True), 1):
+        last_ms = max(last_ms, step.time_ms)
+        due_ms = last_ms + after_ms
+        if seq in told:
+            assert told[seq]["trigger"]["time_ms"] == due_ms, f"{told[seq]} fell due at {due_ms}"
+            assert told[seq]["time_ms"] > due_ms, f"{told[seq]} was answered before it fell due"
+        is_last = seq == len(past.steps)
+        assert seq in told or not is_last or decision["time_ms"] > due_ms, f"nobody answered the silence after {step}"
 
 
 def _offer_days(offered_ms: Sequence[int]) -> dict[str, object]:

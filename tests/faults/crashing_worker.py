@@ -28,6 +28,7 @@ from stream.kafka.emit import Outputs
 from stream.kafka.partition import Partition
 from stream.kafka.producer import BulkProducer, TransactionalProducer
 from stream.kafka.store import Store
+from stream.kafka.sweep import Sweep
 from stream.kafka.table import TakeOver
 from stream.kafka.takeover import Position
 from stream.scoring import shelf
@@ -188,6 +189,11 @@ def before_commit(crash: Crash) -> None:
     TransactionalProducer.commit = wrapped  # type: ignore[method-assign]
 
 
+def is_of_sweep(sent: Sent) -> bool:
+    """Whether a commit has an offer that a sweep made."""
+    return any(b'"topic":"sweep"' in offer for offer in sent.outputs.offers)
+
+
 _AT_LEAST_ONCE: dict[str, Callable[[Crash], None]] = {
     # all offers and decisions are out, no row
     "outputs_sent": lambda crash: flushes_of_commit(crash, 1),
@@ -234,18 +240,28 @@ _ALWAYS: dict[str, Callable[[Crash], None]] = {
     # rows of cold users are being read
     "admitting": lambda crash: crash.after(Store, "get"),
 }
+_IN_SWEEP: dict[str, Callable[[Crash], None]] = {
+    # a turn has answered silences, nothing of it is sent
+    "swept": lambda crash: crash.after(Sweep, "turn", lambda _, open_, *__: bool(open_.outputs.offers)),
+    # what a turn found is committed, the next one has not begun
+    "sweep_committed": lambda crash: crash.after(Partition, "_keep", lambda _, sent, *__: is_of_sweep(sent)),
+    # silences are found, their users' rows are not taken into memory yet
+    "sweep_scanned": lambda crash: crash.after(Store, "scan"),
+}
 _WHEN_TOLD: dict[str, Callable[[Crash], None]] = {
     # partitions are revoked, nothing is drained
     "rebalancing": lambda crash: crash.after(TakeOver, "on_partitions_revoked"),
     # another model is loaded, not in force
     "swapping": lambda crash: crash.after(shelf, "load"),
 }
-_ARM = _AT_LEAST_ONCE | _EXACTLY_ONCE | _ALWAYS | _WHEN_TOLD
+_ARM = _AT_LEAST_ONCE | _EXACTLY_ONCE | _ALWAYS | _IN_SWEEP | _WHEN_TOLD
 POINTS = {
     "at_least_once": (*_ALWAYS, *_AT_LEAST_ONCE),
     "exactly_once": (*_ALWAYS, *_EXACTLY_ONCE),
 }
 """What a worker comes by of its own accord, by guarantee."""
+SWEEP_POINTS = tuple(_IN_SWEEP)
+"""The same, where a campaign waits for silences."""
 
 
 def rows_first(crash: Crash) -> None:

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from stream.core import row
 from stream.errors import StoreCorruptError
 from stream.kafka.columns import Columns
-from stream.kafka.store import RocksDB, Store
+from stream.kafka.rocksdb import RocksDB
+from stream.kafka.store import Store
 
 USERS = [f"user-{i}".encode() for i in range(14)]
 CAPACITY = 6

@@ -14,7 +14,8 @@ from stream.kafka.codec import Identity
 from stream.kafka.columns import Columns
 from stream.kafka.emit import Outputs
 from stream.kafka.identities import Joins, decode_identities, decode_merges, join
-from stream.kafka.store import RocksDB, Store
+from stream.kafka.rocksdb import RocksDB
+from stream.kafka.store import Store
 from stream.kafka.topics import Record
 from stream.metrics import Metrics
 from stream.settings import Settings

@@ -23,8 +23,8 @@ from stream.kafka.cluster import look
 from stream.kafka.control import InForce
 from stream.kafka.outside import Outside
 from stream.kafka.partition import Partition
+from stream.kafka.rocksdb import RocksDB
 from stream.kafka.shared import Shared
-from stream.kafka.store import RocksDB
 from stream.kafka.topics import Topics
 from stream.kafka.transport import EventBatch
 from stream.metrics import Metrics

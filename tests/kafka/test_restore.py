@@ -13,7 +13,8 @@ from stream.kafka.applied import KEY
 from stream.kafka.cluster import log_ranges
 from stream.kafka.producer import BulkProducer
 from stream.kafka.restore import restore
-from stream.kafka.store import RocksDB, Store
+from stream.kafka.rocksdb import RocksDB
+from stream.kafka.store import Store
 from tests.e2e.harness import Site, wait_until
 
 

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry
 
 from stream.kafka.cluster import admin_client
 from stream.kafka.outside import Outside
+from stream.kafka.rocksdb import RocksDB
 from stream.kafka.standby import Standbys
-from stream.kafka.store import RocksDB
 from stream.metrics import Metrics
 from tests.e2e.harness import Site
 from tests.faults.proxy import Proxy

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from stream.core.row import ROW_FORMAT
 from stream.errors import PartitionError, StoreCorruptError
 from stream.kafka.applied import KEY
-from stream.kafka.store import RocksDB, Store, open_or_set_aside
+from stream.kafka.rocksdb import RocksDB
+from stream.kafka.store import Store, open_or_set_aside
 
 IDENTITY = {"cluster": "c", "changelog": "t", "partitions": 4}
 
@@ -122,7 +123,8 @@ def test_nothing_goes_to_a_write_ahead_log(tmp_path: Path) -> None:
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from stream.kafka.store import Store, RocksDB
+from stream.kafka.rocksdb import RocksDB
+from stream.kafka.store import Store
 store = Store(Path(sys.argv[1]), {"cluster": "c", "changelog": "t", "partitions": 4}, RocksDB(1 << 20), 0)
 store.put({b"a": b"flushed"}, b"1", 1)
 store.flush()

@@ -10,7 +10,7 @@ from random import Random
 
 from rocksdict import DbClosedError, Rdict, WriteBatch
 
-from stream.kafka.store import RocksDB
+from stream.kafka.rocksdb import RocksDB
 
 _names = itertools.count()
 _NAME = "name"
