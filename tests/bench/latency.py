@@ -125,11 +125,12 @@ def latencies_ms(
     """
     rng = np.random.default_rng(seed)
     settled = int(SETTLE_S * rate_per_s)
+    began_ms = time.time_ns() // 1_000_000  # ids of an earlier run on the same topics would be duplicates
 
     def triggers() -> Iterator[tuple[str, bytes]]:
         for i in range(settled + int(seconds * rate_per_s)):
             name = user_id(int(rng.integers(users)))
-            yield name, trigger_event(f"latency-{seed}-{i}", name, time.time_ns() // 1_000_000)
+            yield name, trigger_event(f"latency-{began_ms}-{i}", name, time.time_ns() // 1_000_000)
 
     def tick(i: int) -> None:
         program.check()
