@@ -30,6 +30,41 @@ from stream.shop.fields import (
 )
 from stream.shop.lines import Line
 
+
+def _of_one_product(
+    number: int,
+    format_: str,
+    user_id: str,
+    time_ms: int,
+    kind: ClickKind | Literal["placed"],
+    currency: str,
+    *,
+    product_id: str,
+    category_id: str,
+    brand: str | None = None,
+    price_minor: int | None = None,
+    session_id: str | None = None,
+) -> Event:
+    """A line that tells of one product: an order of it alone, or a click on it."""
+    id_ = f"{format_}:{number}"
+    if kind == "placed":
+        price = price_minor or 0
+        line = OrderLine(
+            product_id=product_id, category_id=category_id, brand=brand, quantity=1, unit_price_minor=price
+        )
+        order = Order(
+            event_id=id_, user_id=user_id, time_ms=time_ms, kind="placed", order_id=id_, lines=[line],
+            total_minor=price, currency=currency, session_id=session_id,
+        )  # fmt: skip
+        return Event(number, "orders", order)
+    click = Click(
+        event_id=id_, user_id=user_id, time_ms=time_ms, kind=kind, session_id=session_id, product_id=product_id,
+        category_id=category_id, brand=brand, price_minor=price_minor,
+        currency=None if price_minor is None else currency,
+    )  # fmt: skip
+    return Event(number, "clickstream", click)
+
+
 # --- Taobao
 
 TAOBAO_FROM_S = 1_511_539_200
@@ -62,36 +97,9 @@ def read_taobao(lines: Iterable[Line], currency: str) -> Iterator[Item]:
         if not TAOBAO_FROM_S <= seconds < TAOBAO_UNTIL_S:
             yield LeftOut(number, "outside 2017-11-25 to 2017-12-03 (UTC+8)")
             continue
-        event_id = f"taobao:{number}"
-        if kind == "placed":
-            bought = OrderLine(product_id=item, category_id=category, quantity=1, unit_price_minor=0)
-            yield Event(
-                number,
-                "orders",
-                Order(
-                    event_id=event_id,
-                    user_id=user,
-                    time_ms=seconds * 1000,
-                    kind="placed",
-                    order_id=event_id,
-                    lines=[bought],
-                    total_minor=0,
-                    currency=currency,
-                ),
-            )
-        else:
-            yield Event(
-                number,
-                "clickstream",
-                Click(
-                    event_id=event_id,
-                    user_id=user,
-                    time_ms=seconds * 1000,
-                    kind=kind,
-                    product_id=item,
-                    category_id=category,
-                ),
-            )
+        yield _of_one_product(
+            number, "taobao", user, seconds * 1000, kind, currency, product_id=item, category_id=category
+        )
 
 
 # --- REES46
@@ -129,43 +137,19 @@ def read_rees46(lines: Iterable[Line], currency: str) -> Iterator[Item]:
         except BadLineError as e:
             yield broken(number, e)
             continue
-        event_id = f"rees46:{number}"
-        if kind == "placed":
-            bought = OrderLine(
-                product_id=product, category_id=category, brand=brand or None, quantity=1, unit_price_minor=price_minor
-            )
-            yield Event(
-                number,
-                "orders",
-                Order(
-                    event_id=event_id,
-                    user_id=user,
-                    time_ms=time_ms,
-                    kind="placed",
-                    order_id=event_id,
-                    lines=[bought],
-                    total_minor=price_minor,
-                    currency=currency,
-                    session_id=session or None,
-                ),
-            )
-        else:
-            yield Event(
-                number,
-                "clickstream",
-                Click(
-                    event_id=event_id,
-                    user_id=user,
-                    time_ms=time_ms,
-                    kind=kind,
-                    session_id=session or None,
-                    product_id=product,
-                    category_id=category,
-                    brand=brand or None,
-                    price_minor=price_minor,
-                    currency=currency,
-                ),
-            )
+        yield _of_one_product(
+            number,
+            "rees46",
+            user,
+            time_ms,
+            kind,
+            currency,
+            product_id=product,
+            category_id=category,
+            brand=brand or None,
+            price_minor=price_minor,
+            session_id=session or None,
+        )
 
 
 # --- completejourney
