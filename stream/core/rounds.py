@@ -42,7 +42,10 @@ def runs(row: Places) -> Runs:
     first = np.ones(n, bool)
     first[1:] = rows[1:] != rows[:-1]
     begins = np.flatnonzero(first)
-    return Runs(order, begins, np.diff(begins, append=n))
+    n_events = np.empty_like(begins)  # np.diff(append=) takes longer than all of the above for a few events
+    np.subtract(begins[1:], begins[:-1], out=n_events[:-1])
+    n_events[-1:] = n - begins[-1:]
+    return Runs(order, begins, n_events)
 
 
 class Plan(NamedTuple):

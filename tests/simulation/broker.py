@@ -9,12 +9,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Log = tuple[str, int]
 """Topic and partition."""
 
 Header = tuple[str, bytes]
+
+Late = tuple[str, Callable[[], Any]]
+"""A request that nobody waits for, by name."""
 
 
 class Refused(Exception):  # noqa: N818 it is an answer
@@ -74,13 +77,8 @@ class Id:
     epoch: int = -1
     state: State = State.EMPTY
     transaction: Transaction = field(default_factory=Transaction)
-
-    @property
-    def missing(self) -> list[Log]:
-        """Logs that wait for the marker of a transaction that has ended."""
-        if self.state not in {State.COMMITTING, State.ABORTING}:
-            return []
-        return [log for log, outcome in self.transaction.outcome.items() if outcome is Outcome.OPEN]
+    missing: list[Log] = field(default_factory=list)
+    """Logs that wait for the marker of a transaction that has ended."""
 
 
 class Broker:
@@ -90,7 +88,7 @@ class Broker:
         """`waits_for_markers`: False breaks Kafka: an id is initialised while its last transaction is being ended."""
         self.logs: dict[Log, list[Record]] = defaultdict(list)
         self.ids: dict[str, Id] = defaultdict(Id)
-        self.late: list[tuple[str, Callable[[], None]]] = []
+        self.late: list[Late] = []
         """Requests under way whose sender is dead."""
         self._open: dict[Log, list[Transaction]] = defaultdict(list)
         self._waits_for_markers = waits_for_markers
@@ -121,8 +119,7 @@ class Broker:
         """Abort what is open; whoever has it open is fenced."""
         of = self.ids[name]
         of.epoch += 1
-        of.state = State.ABORTING
-        self._complete(of)
+        self._end(of, State.ABORTING)
 
     def add(self, name: str, epoch: int, log: Log) -> None:
         """Add a log to the id's transaction, the first one begins it."""
@@ -157,8 +154,20 @@ class Broker:
         if of.state is State.COMMITTING:
             raise Busy
         if of.state is State.ONGOING:
-            of.state = State.COMMITTING
-            self._complete(of)
+            self._end(of, State.COMMITTING)
+
+    def holds_up(self, name: str) -> bool:
+        """Whether `initialise` would have to wait."""
+        return self._waits_for_markers and self.busy(name)
+
+    def busy(self, name: str) -> bool:
+        """Whether markers of its last transaction are missing."""
+        return bool(self.ids[name].missing)
+
+    def _end(self, of: Id, state: State) -> None:
+        of.state = state
+        of.missing = list(of.transaction.outcome)
+        self._complete(of)
 
     def _of(self, name: str, epoch: int) -> Id:
         of = self.ids[name]
@@ -179,6 +188,7 @@ class Broker:
         of = self.ids[name]
         transaction = of.transaction
         transaction.outcome[log] = Outcome.COMMITTED if of.state is State.COMMITTING else Outcome.ABORTED
+        of.missing.remove(log)
         self.logs[log].append(Record(None, None, (), transaction, is_marker=True))
         if transaction in self._open[log]:
             self._open[log].remove(transaction)

@@ -13,6 +13,10 @@ from tests.simulation.loop import OWNER, pause
 
 ANSWER_LOST_SHARE = 0.15
 """Of the requests that are repeated until they are answered, those whose answer gets lost."""
+ASKED_EARLY_SHARE = 0.1
+"""Of the requests that brokers cannot answer yet, those that are sent all the same."""
+NOTHING_FETCHED_SHARE = 0.1
+"""Of the moments at which a reader has nothing to read, those at which it stops to wait for more."""
 DELIVERY_FAILED_SHARE = 0.02
 """Of the transactions, those in which a record is not delivered in time."""
 
@@ -53,22 +57,38 @@ class Message:
         return self._record.value if self._record else None
 
 
+class Answer:
+    """What a future of the admin client's holds."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def result(self) -> Any:
+        return self._value
+
+
 class Network:
     """Makes clients; what they ask takes its time, and what a dead process asked may arrive later."""
 
-    def __init__(
-        self, broker: Broker, draw: Random, topic_ids: Mapping[str, str], partitions: Mapping[str, int]
-    ) -> None:
+    def __init__(self, broker: Broker, draw: Random, partitions: Mapping[str, int]) -> None:
         self.broker = broker
         self.draw = draw
-        self.topic_ids = topic_ids
-        self.partitions = partitions
+        self.topics = {
+            name: Answer(SimpleNamespace(topic_id=f"id-{name}", partitions=[SimpleNamespace(replicas=[0])] * n))
+            for name, n in partitions.items()
+        }
 
-    def send(self, what: str, request: Callable[[], Any]) -> Any:
-        """Have a request carried out, some time after it was sent and some time before its answer is here."""
+    def send(self, what: str, request: Callable[[], Any], until: Callable[[], bool] | None = None) -> Any:
+        """Have a request carried out, some time after it was sent and some time before its answer is here.
+
+        Args:
+            what: for whoever reads a schedule.
+            request: what the brokers do.
+            until: what the request had better wait for: asked earlier, they answer "not yet". Seldom it is.
+        """
         owner = OWNER.get()
         try:
-            pause()
+            pause(until if until is None or self.draw.random() > ASKED_EARLY_SHARE else None)
         except BaseException:  # its process died while the request was under way
             assert owner is not None
             if self.draw.random() < 0.5:
@@ -104,7 +124,9 @@ class Producer:
         assert self._name is not None
         name = self._name
         try:
-            epoch = self._network.send(f"init {name}", lambda: self._broker.initialise(name))
+            epoch = self._network.send(
+                f"init {name}", lambda: self._broker.initialise(name), lambda: not self._broker.holds_up(name)
+            )
         except Busy:
             raise _timed_out() from None
         if self._network.draw.random() < ANSWER_LOST_SHARE:
@@ -150,7 +172,11 @@ class Producer:
         some, self._waiting = self._waiting[:n], self._waiting[n:]
         records = [record for _, record, _ in some]
         try:
-            first = self._network.send(f"produce {len(records)} to {log}", lambda: self._take(log, records))
+            first = self._network.send(
+                f"produce {len(records)} to {log}",
+                lambda: self._take(log, records),
+                lambda: self._name is None or not self._broker.busy(self._name),
+            )
         except Busy:
             self._waiting = some + self._waiting
             return
@@ -215,7 +241,13 @@ class Consumer:
 
     def consume(self, n: int, timeout: float) -> list[Message]:
         del timeout
-        return list(self._network.send("fetch", lambda: self._fetch(n)))
+        return list(self._network.send("fetch", lambda: self._fetch(n), self._has_more))
+
+    def _has_more(self) -> bool:
+        broker, ended = self._network.broker, self._ended if self._ends else self._at
+        if any(at < (end := broker.stable(log)) or ended.get(log) != end for log, at in self._at.items()):
+            return True
+        return self._network.draw.random() < NOTHING_FETCHED_SHARE
 
     def _fetch(self, n: int) -> list[Message]:
         found: list[Message] = []
@@ -248,16 +280,6 @@ class Consumer:
         self._at = {}
 
 
-class Answer:
-    """What a future of the admin client's holds."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def result(self) -> Any:
-        return self._value
-
-
 class Admin:
     """Says where logs end, and what topics there are."""
 
@@ -285,11 +307,4 @@ class Admin:
 
     def describe_topics(self, _topics: Any, request_timeout: float) -> dict[str, Answer]:
         del request_timeout
-        return {
-            name: Answer(
-                SimpleNamespace(
-                    topic_id=topic_id, partitions=[SimpleNamespace(replicas=[0])] * self._network.partitions[name]
-                )
-            )
-            for name, topic_id in self._network.topic_ids.items()
-        }
+        return self._network.topics

@@ -100,11 +100,14 @@ class Disk:
         self._files: dict[str, _File] = {}
 
     def open(self, path: Path) -> Database:
-        path.mkdir(parents=True, exist_ok=True)
-        name = path / _NAME  # goes with the folder where that is moved
-        if not name.exists():
-            name.write_text(str(next(_names)))
-        file = self._files.setdefault(name.read_text(), _File())
+        where = f"{path}/{_NAME}"  # goes with the folder where that is moved
+        try:
+            name = Path(where).read_text()
+        except FileNotFoundError:
+            path.mkdir(parents=True, exist_ok=True)
+            name = str(next(_names))
+            Path(where).write_text(name)
+        file = self._files.setdefault(name, _File())
         if file.is_open:
             raise OSError("lock hold by current process")  # as RocksDB says it
         return Database(file)

@@ -1,18 +1,24 @@
 """A deterministic event loop: what runs next is drawn from a seed, threads included, and no time passes by itself.
 
-A function that is handed to an executor becomes a job. A job that meets the simulated brokers calls `pause`, which puts
-it aside: then any other job, timer or event of the world may come first. One thing runs at a time.
+A function that is handed to an executor becomes a job: a greenlet. A job that meets the simulated brokers calls
+`pause`, which puts it aside: then any other job, timer or event of the world may come first. One thing runs at a time.
 """
 
 import asyncio
 import contextvars
-import threading
-from collections import defaultdict, deque
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
+from functools import partial
 from random import Random
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
+from greenlet import greenlet
+
+BEGIN_NS = 1_760_000_120_000_000_000
+"""The wall clock when a schedule begins: two minutes after what `tests.simulation.shop` publishes."""
 TIMER_SHARE = 0.05
 """Of the steps in which a timer and something else may come, those that the timer gets."""
 
@@ -36,36 +42,6 @@ OWNER: contextvars.ContextVar[Owner | None] = contextvars.ContextVar("OWNER", de
 """Whose task or job runs now."""
 
 
-class _Carrier:
-    """A thread that runs one job after another; kept from one schedule to the next."""
-
-    idle: ClassVar[list["_Carrier"]] = []
-
-    def __init__(self) -> None:
-        self.go = threading.Lock()
-        self.back = threading.Lock()
-        self.go.acquire()
-        self.back.acquire()
-        self.work: Callable[[], None] = lambda: None
-        threading.Thread(target=self._run, daemon=True, name="carrier").start()
-
-    def _run(self) -> None:
-        while True:
-            self.go.acquire()
-            self.work()
-            self.back.release()
-
-    def resume(self) -> None:
-        """Let the thread run until it pauses or has done its work."""
-        self.go.release()
-        self.back.acquire()
-
-    def pause(self) -> None:
-        """Called by the thread itself."""
-        self.back.release()
-        self.go.acquire()
-
-
 class Job:
     """A function that runs in an executor."""
 
@@ -75,20 +51,22 @@ class Job:
         self.future = future
         self.owner = owner
         self._call = call
-        self._context = contextvars.copy_context()
-        self._carrier: _Carrier | None = None
+        self._greenlet = greenlet(self._run)
+        self._greenlet.gr_context = contextvars.copy_context()
+        self._until: Callable[[], bool] | None = None
+        self.begun = False
         self.done = False
+
+    def may_run(self) -> bool:
+        """Whether its process is awake and what it waits for has come."""
+        return not (self.owner is not None and self.owner.asleep) and (self._until is None or self._until())
 
     def step(self) -> None:
         """Run until it pauses or ends."""
-        if self._carrier is None:
-            self._carrier = _Carrier.idle.pop() if _Carrier.idle else _Carrier()
-            self._carrier.work = lambda: self._context.run(self._run)
+        self.begun = True
         before, Job.current = Job.current, self
-        self._carrier.resume()
+        self._greenlet.switch()
         Job.current = before
-        if self.done:
-            _Carrier.idle.append(self._carrier)
 
     def _run(self) -> None:
         try:
@@ -103,22 +81,36 @@ class Job:
                 self.future.set_result(result)
         self.done = True
 
-    def pause(self) -> None:
+    def pause(self, until: Callable[[], bool] | None) -> None:
         """Let others come first.
 
         Raises:
             Killed: meanwhile its process died.
         """
-        assert self._carrier
-        self._carrier.pause()
+        self._until = until
+        parent = self._greenlet.parent
+        assert parent is not None
+        parent.switch()
         if self.owner is not None and self.owner.dead:
             raise Killed
 
 
-def pause() -> None:
-    """Of the job that calls."""
+def pause(until: Callable[[], bool] | None = None) -> None:
+    """Of the job that calls: others come first, and whatever makes `until` true."""
     assert Job.current, "only jobs meet the brokers"
-    Job.current.pause()
+    Job.current.pause(until)
+
+
+class _Task(asyncio.Task[Any]):
+    """One whose place in a set does not depend on where it lies in memory: asyncio keeps tasks in sets."""
+
+    def __init__(self, coro: Any, *, loop: "Loop", **given: Any) -> None:
+        loop.n_tasks += 1
+        self._number = loop.n_tasks
+        super().__init__(coro, loop=loop, **given)
+
+    def __hash__(self) -> int:
+        return self._number
 
 
 class Loop(asyncio.BaseEventLoop):
@@ -126,19 +118,24 @@ class Loop(asyncio.BaseEventLoop):
 
     def __init__(self, draw: Random, steps_max: int) -> None:
         super().__init__()
+        self.n_tasks = 0
+        self.set_task_factory(lambda _loop, coro, **given: _Task(coro, loop=self, **given))
         self._draw = draw
         self.steps_max = steps_max
         self._selector = self
         self._now_s = 0.0
         self.steps = 0
+        self.drawn = 0
+        """Steps in which something was drawn from what may happen."""
         self.world: Callable[[], list[Callable[[], None]]] = list
         """What may happen outside of the processes now."""
-        self._queues: dict[Executor | None, deque[Job]] = defaultdict(deque)
-        self._running: dict[Executor, Job] = {}
+        self._queues: dict[Executor, deque[Job]] = {}
+        """Of executors with one thread: the first job is the one that runs."""
         self._free: list[Job] = []
         """Jobs of the default executor, which has many threads."""
+        self._n_waits = 0
         self._owners: dict[asyncio.Task[Any], Owner] = {}
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
 
     # --- what asyncio asks of an event loop
 
@@ -172,15 +169,38 @@ class Loop(asyncio.BaseEventLoop):
             return future
         if executor is not None and executor._shutdown:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        self._queues[executor].append(Job(future, lambda: func(*args), owner))
+        job = Job(future, lambda: func(*args), owner)
+        if executor is None:
+            self._free.append(job)
+        else:
+            self._queues.setdefault(executor, deque()).append(job)
         return future
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """The product reads this loop's time, and sleeps in it."""
+        names = ("monotonic", "time_ns", "sleep")
+        real = {name: getattr(time, name) for name in names}
+        ours = {"monotonic": self.time, "time_ns": lambda: BEGIN_NS + int(self._now_s * 1e9), "sleep": self._sleep}
+        try:
+            for name in names:
+                setattr(time, name, ours[name])
+            yield
+        finally:
+            for name in names:
+                setattr(time, name, real[name])
+
+    def _sleep(self, seconds: float) -> None:
+        self._now_s += seconds
+        pause()
 
     # --- drawing
 
     def after_steps(self, n: int) -> "asyncio.Future[None]":
         """Done when `n` steps more were made."""
         future: asyncio.Future[None] = self.create_future()
-        self._waiting.append((self.steps + n, future))
+        self._waiting.append((self.steps + n, self._n_waits, future))
+        self._n_waits += 1
         return future
 
     def select(self, timeout: float | None) -> list[object]:
@@ -193,69 +213,50 @@ class Loop(asyncio.BaseEventLoop):
         self.steps += 1
         if self.steps > self.steps_max:
             raise StuckError(f"not done after {self.steps} steps")
-        due = [w for w in self._waiting if w[0] <= self.steps]
-        if due:
-            self._waiting = [w for w in self._waiting if w[0] > self.steps]
-            for _, future in due:
-                if not future.done():
-                    future.set_result(None)
+        if self._waiting and min(self._waiting)[0] <= self.steps:
+            _, _, future = self._waiting.pop(self._waiting.index(min(self._waiting)))
+            if not future.done():
+                future.set_result(None)
             return
         runnable = [*self._jobs(), *self.world()]
         timers = [h.when() for h in self._scheduled if not h.cancelled()]  # type: ignore[attr-defined]
         if timers and (not runnable or self._draw.random() < TIMER_SHARE):
             self._now_s = max(self._now_s, min(timers))
         elif runnable:
+            self.drawn += 1
             self._draw.choice(runnable)()
         elif self._waiting:
-            self.steps = min(at for at, _ in self._waiting)
-        else:
+            self.steps = min(self._waiting)[0]
+        elif not self._queues and not self._free:
             raise StuckError("nothing can run any more")
 
     def _jobs(self) -> list[Callable[[], None]]:
-        found: list[Callable[[], None]] = []
-        for executor, queue in self._queues.items():
-            if executor is not None and executor in self._running:
-                job = self._running[executor]
-                if not (job.owner and job.owner.asleep):
-                    found.append(lambda job=job, executor=executor: self._run(job, executor))  # type: ignore[misc]
-                continue
-            while queue and queue[0].future.cancelled():
+        for executor, queue in list(self._queues.items()):
+            while queue and not queue[0].begun and queue[0].future.cancelled():
                 queue.popleft()
-            if queue and not (queue[0].owner and queue[0].owner.asleep):
-                found.append(lambda queue=queue, executor=executor: self._run(queue.popleft(), executor))  # type: ignore[misc]
-        found += [
-            lambda job=job: self._run(job, None)  # type: ignore[misc]
-            for job in self._free
-            if not (job.owner and job.owner.asleep)
-        ]
-        return found
+            if not queue:
+                del self._queues[executor]
+        first = [queue[0] for queue in self._queues.values()]
+        return [partial(self._run, job) for job in (*first, *self._free) if job.may_run()]
 
-    def _run(self, job: Job, executor: Executor | None) -> None:
+    def _run(self, job: Job) -> None:
         job.step()
-        if executor is not None:
-            if job.done:
-                self._running.pop(executor, None)
-            else:
-                self._running[executor] = job
-        elif job.done:
-            self._free = [other for other in self._free if other is not job]
-        elif job not in self._free:
-            self._free.append(job)
+        if job.done:
+            self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        for queue in (*self._queues.values(), self._free):
+            if job in queue:
+                queue.remove(job)
 
     def bury(self, owner: Owner) -> None:
         """A process is dead: its jobs unwind where they are, its tasks are cancelled."""
-        for queue in self._queues.values():
-            for job in [job for job in queue if job.owner is owner]:
+        for job in [job for queue in (*self._queues.values(), self._free) for job in queue if job.owner is owner]:
+            if not job.begun:
                 job.future.cancel()
-                queue.remove(job)
-        for executor, job in [(e, j) for e, j in self._running.items() if j.owner is owner]:
-            while not job.done:
+            while job.begun and not job.done:
                 job.step()
-            del self._running[executor]
-        for job in [job for job in self._free if job.owner is owner]:
-            while not job.done:
-                job.step()
-            self._free.remove(job)
+            self._forget(job)
         for task, of in list(self._owners.items()):
             if of is owner:
                 task.cancel()

@@ -26,7 +26,7 @@ from tests.faults.shop import ALWAYS
 from tests.simulation.broker import Broker
 
 NOW_MS = 1_760_000_000_000
-USERS = [f"user-{i}" for i in range(7)]
+USERS = [f"user-{i}" for i in range(6)]
 METRICS = Metrics(CollectorRegistry())
 IN_FORCE = InForce(Scorer(), compile_campaigns({"always": json.dumps(ALWAYS).encode()})[0])
 assert IN_FORCE.campaigns.campaigns
@@ -55,6 +55,11 @@ class Shop(NamedTuple):
     sent: list[tuple[Event, Place]]
     broken: list[Place]
     by_place: dict[tuple[str, int], list[Published]]
+
+    @property
+    def sources(self) -> list[str]:
+        """Those that have records."""
+        return list(dict.fromkeys(source for source, _ in self.by_place))
 
     def records(self, source: str, partition: int) -> list[Published]:
         """Of one log, by offset."""

@@ -5,10 +5,12 @@ seed and what happened in it; the same seed makes the same schedule.
 """
 
 import contextvars
+import hashlib
 import itertools
-import logging
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,85 +23,76 @@ from stream.kafka.cluster import log_ranges
 from stream.kafka.commit import Sent
 from stream.kafka.partition import Partition
 from stream.kafka.takeover import Position
+from tests.conftest import ROOT
 from tests.simulation.disk import RealDisk
-from tests.simulation.loop import StuckError
-from tests.simulation.shop import Log, judge
-from tests.simulation.world import PARTITIONS, World
+from tests.simulation.schedules import folder, run
 
-SCHEDULES = int(os.environ.get("SIMULATION_SCHEDULES", "150"))
+SCHEDULES = int(os.environ.get("SIMULATION_SCHEDULES", "600"))
 ALONE = os.environ.get("SIMULATION_SEED")
-FAULTS = 6
-LOGS = 8
 FOUND_WITHIN = 100
 """Schedules in which a defect that is put in on purpose must show."""
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """What workers say of faults is thousands of lines."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
+@pytest.fixture
+def disks() -> Iterator[Path]:
+    with folder() as path:
+        yield path
 
 
-def run(folder: Path, seed: int, **given: Any) -> tuple[World, list[str]]:
-    """One schedule, and what is wrong with it."""
-    once = given.get("guarantee", "exactly_once") == "exactly_once"
-    world = World(seed, folder / str(seed), Log(seed % LOGS, 8, PARTITIONS), **given)
-    try:
-        world.run(FAULTS)
-    except StuckError as e:
-        return world, [str(e), *world.bugs]
-    return world, judge(world.broker, world.log, world.settings(0), once=once, bits=seed % 10 == 0) + world.bugs
-
-
-def check(folder: Path, seeds: range, **given: Any) -> None:
+def check(disks: Path, seeds: range, **given: Any) -> None:
     for seed in [int(ALONE)] if ALONE else seeds:
-        world, said = run(folder, seed, **given)
+        world, said = run(disks, seed, **given)
         if said:
             pytest.fail("\n".join([f"SIMULATION_SEED={seed}", *said, *world.steps]))
 
 
-def first_found(what: str, folder: Path, **given: Any) -> int:
+def first_found(what: str, disks: Path, **given: Any) -> int:
     """How many schedules it took until one went wrong in a way that `what` matches."""
     for seed in range(FOUND_WITHIN):
-        _, said = run(folder, seed, **given)
+        _, said = run(disks, seed, **given)
         if any(re.search(what, line) for line in said):
             return seed + 1
     pytest.fail(f"not found within {FOUND_WITHIN} schedules")
 
 
-def test_each_offer_is_seen_once_whatever_happens(tmp_path: Path) -> None:
-    check(tmp_path, range(SCHEDULES))
+def test_each_offer_is_seen_once_whatever_happens(disks: Path) -> None:
+    check(disks, range(SCHEDULES))
 
 
-def test_nothing_is_lost_at_least_once(tmp_path: Path) -> None:
-    check(tmp_path, range(SCHEDULES // 3), guarantee="at_least_once")
+def test_nothing_is_lost_at_least_once(disks: Path) -> None:
+    check(disks, range(SCHEDULES // 3), guarantee="at_least_once")
 
 
-def test_with_rocksdb_itself(tmp_path: Path) -> None:
+def test_with_rocksdb_itself(disks: Path) -> None:
     """The share of schedules that use what the product uses."""
-    check(tmp_path, range(10**6, 10**6 + SCHEDULES // 15), disk=RealDisk)
+    check(disks, range(10**6, 10**6 + SCHEDULES // 15), disk=RealDisk)
 
 
 @pytest.mark.long
-def test_many_more_schedules(tmp_path: Path) -> None:
-    check(tmp_path, range(10**5, 10**5 + 5_000))
-    check(tmp_path, range(10**5, 10**5 + 1_000), guarantee="at_least_once")
-    check(tmp_path, range(10**5, 10**5 + 200), disk=RealDisk)
+def test_many_more_schedules(disks: Path) -> None:
+    check(disks, range(10**5, 10**5 + 5_000))
+    check(disks, range(10**5, 10**5 + 1_000), guarantee="at_least_once")
+    check(disks, range(10**5, 10**5 + 200), disk=RealDisk)
 
 
-def test_a_seed_makes_the_same_schedule_again(tmp_path: Path) -> None:
+def test_a_seed_makes_the_same_schedule_again(disks: Path) -> None:
+    """In this process and in others, whose strings hash differently and whose objects lie elsewhere."""
+    found = hashlib.sha256()
     for seed in range(3):
-        first, second = (run(tmp_path / name, seed)[0] for name in ("first", "second"))
+        first, second = (run(disks / name, seed)[0] for name in ("first", "second"))
         assert first.steps == second.steps
         assert len(first.steps) > 10
+        assert first.trace() == second.trace()
+        found.update(first.trace().encode())
+    command = [sys.executable, "-m", "tests.simulation", "3"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100).stdout
+    assert said.split()[-1] == found.hexdigest()[:16]
 
 
 # --- that it can fail
 
 
-def test_it_finds_a_fence_that_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_finds_a_fence_that_is_off(disks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A partition goes on from the start of its sources, and rows forget what was applied to them."""
     unpack = row.unpack
 
@@ -112,10 +105,10 @@ def test_it_finds_a_fence_that_is_off(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         partition, "where_to_go_on", lambda *given: Position(0, {source: log[0] for source, log in given[4].items()})
     )
-    assert first_found("duplicated", tmp_path) <= 20
+    assert first_found("duplicated", disks) <= 20
 
 
-def test_it_finds_two_steps_swapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_finds_two_steps_swapped(disks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store takes rows and applied record before they are committed."""
     send = Partition._send
 
@@ -125,17 +118,17 @@ def test_it_finds_two_steps_swapped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return send(self, sent)
 
     monkeypatch.setattr(Partition, "_send", stored_first)
-    assert first_found("lost", tmp_path) <= 20
+    assert first_found("lost", disks) <= 20
 
 
-def test_it_finds_owners_that_are_not_fenced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_finds_owners_that_are_not_fenced(disks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every producer has a transactional id of its own."""
     numbers = itertools.count()
     monkeypatch.setattr(producer, "transactional_id", lambda settings, p: f"{settings.app_id}-{p}-{next(numbers)}")
-    assert first_found("duplicated", tmp_path)
+    assert first_found("duplicated", disks)
 
 
-def test_it_finds_an_end_that_was_asked_for_too_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_finds_an_end_that_was_asked_for_too_early(disks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The changelog's end from before the former owner was fenced: what that one committed last is not restored."""
     take_over, ask = Partition._take_over, log_ranges
     early: contextvars.ContextVar[Any] = contextvars.ContextVar("early", default=None)
@@ -147,9 +140,9 @@ def test_it_finds_an_end_that_was_asked_for_too_early(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Partition, "_take_over", taken_over)
     monkeypatch.setattr(partition, "log_ranges", lambda admin, tps: ask(admin, tps) | early.get())
-    assert first_found("duplicated", tmp_path)
+    assert first_found("duplicated", disks)
 
 
-def test_it_finds_brokers_that_do_not_wait_for_markers(tmp_path: Path) -> None:
+def test_it_finds_brokers_that_do_not_wait_for_markers(disks: Path) -> None:
     """An id that is initialised while its last transaction is being committed: its markers come after the restore."""
-    assert first_found("duplicated", tmp_path, waits_for_markers=False)
+    assert first_found("duplicated", disks, waits_for_markers=False)

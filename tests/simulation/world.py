@@ -5,173 +5,33 @@ The workers run `stream.kafka.partitions` and all below it as the product does; 
 """
 
 import asyncio
+import hashlib
 import shutil
-import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
 
-from stream.errors import PartitionError
 from stream.kafka import applied
 from stream.kafka.cluster import CONTROL, INPUTS, OUTPUTS
-from stream.kafka.outside import Outside
-from stream.kafka.partitions import Flow, Partitions
-from stream.kafka.shared import Shared
-from stream.kafka.transport import EventBatch
 from stream.settings import Settings
-from stream.topology import answer_silence, process
-from tests.simulation.broker import Broker, Record, State
+from tests.simulation.broker import Broker, Late, Record, State
 from tests.simulation.clients import Network
 from tests.simulation.disk import Disk, RealDisk
-from tests.simulation.loop import OWNER, Loop
-from tests.simulation.shop import IN_FORCE, METRICS, Log, shop_of
+from tests.simulation.loop import Loop
+from tests.simulation.shop import Log, shop_of
+from tests.simulation.worker import Plan, Worker
 
 PARTITIONS = 2
 SEATS = 3
 STEPS_MAX = 30_000
-BATCH_ROWS = 4
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the group tells a member."""
-
-    generation: int
-    wanted: frozenset[int]
-    standbys: frozenset[int]
-
-
-class Worker:
-    """A process: the product's partitions, and around them what Faust and our transport do for them."""
-
-    def __init__(self, world: "World", seat: int) -> None:
-        self.world = world
-        self.seat = seat
-        self.dead = False
-        self.asleep = False
-        self._draw = world.draw
-        self._plan = Plan(0, frozenset(), frozenset())
-        self._told = asyncio.Event()
-        self._flowing = False
-        self._held: set[int] = set()
-        self._at: dict[tuple[int, str], int] = {}
-        settings = world.settings(seat)
-        self._source_of = {settings.topic(name): name for name in INPUTS}
-        token = OWNER.set(self)
-        try:
-            network: Any = world.network
-            databases: Any = world.disks[seat]
-            self.partitions = Partitions(
-                Shared(
-                    settings,
-                    METRICS,
-                    ThreadPoolExecutor(1),
-                    process,
-                    answer_silence,
-                    self._fatal,
-                    Outside(databases, network.producer, network.consumer, network.admin),
-                ),
-                Flow(self._held.add, self._go_on),
-            )
-            self._tasks = [world.loop.create_task(run) for run in (self._take_over(), self._feed())]
-        finally:
-            OWNER.reset(token)
-
-    def __repr__(self) -> str:
-        return f"worker {self.seat}"
-
-    def _fatal(self, error: BaseException) -> None:
-        self.world.note(f"{self} ends: {error!r}")
-        if not isinstance(error, PartitionError):
-            self.world.bugs.append(f"{self}: " + "".join(traceback.format_exception(error))[-1500:])
-        self.dead = True
-        self.world.loop.call_soon(self.world.bury, self)
-
-    # --- the group
-
-    def hear(self, plan: Plan) -> None:
-        """Be told of a new generation; what is in work is finished first, if there is time."""
-        self._plan = plan
-        self._flowing = False
-        token = OWNER.set(self)
-        try:
-            self.world.loop.create_task(self._drain(plan))
-        finally:
-            OWNER.reset(token)
-
-    async def _drain(self, plan: Plan) -> None:
-        try:
-            if self._draw.random() < 0.7:
-                await self.partitions.drain()
-        except Exception as e:  # noqa: BLE001 Faust would end
-            self._fatal(e)
-        if plan is self._plan:
-            self._told.set()
-
-    async def _take_over(self) -> None:
-        while True:
-            await self._told.wait()
-            self._told.clear()
-            plan = self._plan
-            try:
-                complete = await self.partitions.take_over(set(plan.wanted), lambda p=plan: p is self._plan)  # type: ignore[misc]
-            except Exception as e:  # noqa: BLE001 as `stream.kafka.table`: it ends the process
-                self._fatal(e)
-                return
-            if complete and plan is self._plan:
-                self._held.clear()
-                self._seek(plan.wanted)
-                self._flowing = True
-                self.world.note(f"{self} serves {sorted(plan.wanted)} of generation {plan.generation}")
-                await self.partitions.stand_by(set(plan.standbys))
-
-    # --- the flow of events
-
-    def _seek(self, numbers: frozenset[int]) -> None:
-        for tp, offset in self.partitions.positions().items():
-            if tp.partition in numbers:
-                self._at[tp.partition, self._source_of[tp.topic]] = offset
-
-    async def _go_on(self, number: int) -> None:
-        if self._flowing:
-            self._seek(frozenset({number}))
-            self._held.discard(number)
-
-    async def _feed(self) -> None:
-        draw, loop = self._draw, self.world.loop
-        while True:
-            await loop.after_steps(draw.randint(1, 6))
-            lives = self.partitions.lives()
-            flowing = [p for p in sorted(lives) if p not in self._held and (p, INPUTS[0]) in self._at]
-            if not self._flowing or not flowing or self.asleep or self.world.at_rest:
-                continue
-            number = draw.choice(flowing)
-            records = self._fetch(number)
-            if not records:
-                continue
-            spans = {source: (some[0].offset, some[-1].offset + 1) for source, some in records.items()}
-            batch = EventBatch(number, records, draw.random() < 0.5, spans, lives[number])
-            if draw.random() < 0.2:  # it waits in a queue, while the world turns
-                await loop.after_steps(draw.randint(1, 20))
-            await self.partitions.apply(batch, IN_FORCE)
-
-    def _fetch(self, number: int) -> dict[str, Any]:
-        draw, left, found = self._draw, BATCH_ROWS, {}
-        for source in INPUTS:
-            at = self._at[number, source]
-            if draw.random() < 0.02:
-                at += draw.randint(1, 3)  # what lies between is lost on its way
-            if draw.random() < 0.05:
-                at = max(0, at - draw.randint(1, 4))  # delivered again
-            records = self.world.shop.records(source, number)[at : at + min(left, draw.randint(0, BATCH_ROWS))]
-            if records:
-                found[source] = records
-                left -= len(records)
-                self._at[number, source] = at + len(records)
-        return found
+BATCH_ROWS = (2, 8, 8)
+"""Of a schedule one of them, and as many rows in memory. With 2, less than a partition has users: rows go to the store
+and come back."""
+WATCHED_SHARE = 0.02
+"""Of the steps, those in which the watchdog looks whether a worker stands still."""
+GIVEN_UP_SHARE = 0.006
+"""Of the steps, those in which the coordinator may give up a transaction that is open."""
 
 
 class World:
@@ -205,8 +65,8 @@ class World:
         self.steps: list[str] = []
         self.log, self.shop = log, shop_of(log)
         self._folder = folder
-        # Nothing between: how many bytes a row has depends on the time of its offers, and that is the real one.
-        self._pending_bytes = self.draw.choice([0, 10**9])
+        self.batch_rows = self.draw.choice(BATCH_ROWS)
+        self._pending_bytes = self.draw.choice([0, 1000, 10**9])
         self._guarantee = guarantee
         self._marker_share = self.draw.choice([1.0, 0.2, 0.05])
         """Of the steps, those in which a marker may come that is to be written."""
@@ -216,12 +76,13 @@ class World:
         self._plans: dict[Worker, Plan] = {}
         self._fences = guarantee == "exactly_once"
         self._make_disk = disk
+        self._settings = [self._settings_of(seat) for seat in range(SEATS)]
         self.disks = [disk() for _ in range(SEATS if self._fences else 1)]
         self._old: dict[int, Disk | RealDisk] = {}
         settings = self.settings(0)
         names = [*map(settings.topic, (*INPUTS, *OUTPUTS, *CONTROL)), settings.changelog]
         counts = {name: 1 if name in CONTROL else PARTITIONS for name in names}
-        self.network = Network(self.broker, self.draw, {name: f"id-{name}" for name in names}, counts)
+        self.network = Network(self.broker, self.draw, counts)
         for source in INPUTS:
             for p in range(PARTITIONS):
                 records = self.shop.records(source, p)
@@ -230,18 +91,28 @@ class World:
 
     def settings(self, seat: int) -> Settings:
         """Of the worker in a seat."""
+        return self._settings[seat]
+
+    def _settings_of(self, seat: int) -> Settings:
         return Settings(
             app_id="app",
             guarantee=self._guarantee,
             partitions=PARTITIONS,
             data_dir=self._folder / str(seat),
-            hot_rows=BATCH_ROWS,  # less than there are users: rows go to the store and come back
-            batch_rows=BATCH_ROWS,
+            hot_rows=self.batch_rows,
+            batch_rows=self.batch_rows,
             store_pending_bytes=self._pending_bytes,
             commit_interval_ms=0,
             decision_sample=1.0,
             offer_max_age_ms=10**13,
         )
+
+    def trace(self) -> str:
+        """A hash of all that happened: the notes, and every record of every log."""
+        found = hashlib.sha256("\n".join(self.steps).encode())
+        for log, records in sorted(self.broker.logs.items()):
+            found.update(repr((log, [(r.key, r.value, r.headers, r.is_marker) for r in records])).encode())
+        return found.hexdigest()[:16]
 
     def note(self, what: str) -> None:
         """For whoever reads a schedule that went wrong."""
@@ -252,31 +123,37 @@ class World:
     def _events(self) -> list[Callable[[], None]]:
         broker = self.broker
         found: list[Callable[[], None]] = [
-            lambda name=name, log=log: self._mark(name, log)  # type: ignore[misc]
-            for name, log in broker.markers()
-            if self.draw.random() < self._marker_share
+            partial(self._mark, name, log) for name, log in broker.markers() if self.draw.random() < self._marker_share
         ]
-        found += [lambda i=i: self._arrive(i) for i in range(len(broker.late))]  # type: ignore[misc]
-        found += [lambda w=w: w.hear(self._plans.pop(w)) for w in self._plans if not w.asleep]  # type: ignore[misc]
-        if self.draw.random() < 0.002:
-            found += [
-                lambda name=name: self._give_up(name)  # type: ignore[misc]
-                for name, of in broker.ids.items()
-                if of.state is State.ONGOING
-            ]
+        found += [partial(self._arrive, late) for late in broker.late]
+        found += [partial(self._tell, w) for w in self._plans if not w.asleep]
+        if not self.at_rest:
+            found += [w.poll for w in self.workers if w.may_poll()]
+        if self.draw.random() < WATCHED_SHARE:
+            found += [partial(self._restart, w) for w in self.workers if w.stands_still()]
+        if self.draw.random() < GIVEN_UP_SHARE:
+            found += [partial(self._give_up, name) for name, of in broker.ids.items() if of.state is State.ONGOING]
         return found
 
     def _mark(self, name: str, log: tuple[str, int]) -> None:
         self.note(f"marker of {name} in {log}")
         self.broker.mark(name, log)
 
-    def _arrive(self, i: int) -> None:
-        what, request = self.broker.late.pop(i)
+    def _tell(self, worker: Worker) -> None:
+        worker.hear(self._plans.pop(worker))
+
+    def _arrive(self, late: Late) -> None:
+        self.broker.late.remove(late)
+        what, request = late
         self.note(f"late: {what}")
         try:
             request()
         except Exception as e:  # noqa: BLE001 nobody waits for the answer
             self.note(f"refused: {e!r}")
+
+    def _restart(self, worker: Worker) -> None:
+        self.note(f"{worker} stands still and is restarted")
+        self.bury(worker)
 
     def _give_up(self, name: str) -> None:
         self.note(f"the transaction of {name} took too long")
@@ -384,10 +261,10 @@ class World:
         for seat in range(len(self.disks)):
             self.start(seat)
         self.rebalance()
-        faults = [self._kill, self._kill, self.rebalance, self.rebalance, self._sleep, self._wake, self._wake,
-                  self._flush, self._flush, self._wipe, self._old_disk]  # fmt: skip
+        faults = [self._kill] * 2 + [self.rebalance] * 4 + [self._wake] * 2 + [self._flush] * 2
+        faults += [self._sleep, self._wipe, self._old_disk]
         for _ in range(n_faults):
-            await self.loop.after_steps(self.draw.randint(3, 120))
+            await self.loop.after_steps(self.draw.randint(3, 60))
             self.draw.choice(faults)()
         while any(w.asleep for w in self.workers):
             self._wake()
@@ -409,7 +286,8 @@ class World:
         loop.world = self._events
         asyncio.set_event_loop(None)
         try:
-            loop.run_until_complete(loop.create_task(self._story(n_faults)))
+            with loop.clock():
+                loop.run_until_complete(loop.create_task(self._story(n_faults)))
         finally:
             loop.world = list
             loop.steps_max *= 2  # what ends now may need some
