@@ -27,7 +27,7 @@ from tests.conftest import ROOT
 from tests.simulation.disk import RealDisk
 from tests.simulation.schedules import folder, run
 
-SCHEDULES = int(os.environ.get("SIMULATION_SCHEDULES", "600"))
+SCHEDULES = int(os.environ.get("SIMULATION_SCHEDULES", "400"))
 ALONE = os.environ.get("SIMULATION_SEED")
 FOUND_WITHIN = 100
 """Schedules in which a defect that is put in on purpose must show."""

@@ -285,10 +285,12 @@ class World:
         loop = self.loop
         loop.world = self._events
         asyncio.set_event_loop(None)
+        story = loop.create_task(self._story(n_faults))
         try:
             with loop.clock():
-                loop.run_until_complete(loop.create_task(self._story(n_faults)))
+                loop.run_until_complete(story)
         finally:
+            story.cancel()
             loop.world = list
             loop.steps_max *= 2  # what ends now may need some
             for worker in self.workers:
