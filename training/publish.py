@@ -131,10 +131,10 @@ class Register:
             found = [self.in_force()] if name == "champion" else [trial.sha256 if trial else ""]
         else:
             found = [sha for sha in self.known() if sha.startswith(name)]
-        if len(found) != 1 or not found[0]:
-            raise TrainingError(
-                f"{name}: {len([f for f in found if f])} published models of that name; see `models list`"
-            )
+        if found == [""]:
+            raise TrainingError("no model is in force" if name == "champion" else "no model is on trial")
+        if len(found) != 1:
+            raise TrainingError(f"{name}: {len(found) or 'no'} published models begin with that; see `models list`")
         return found[0]
 
     def known(self) -> list[str]:

@@ -93,7 +93,8 @@ def simulate(
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     if read.cut or not len(read.log.events):
-        click.echo(read.cut or "no event could be read: is this the right format? See docs/replay.md", err=True)
+        none = "no event could be read: is this the right format? See docs/replay.md"
+        click.echo(read.cut or ("the topics hold no event" if events == TOPICS else none), err=True)
         sys.exit(1)
 
 

@@ -62,7 +62,8 @@ def test_what_is_published_is_what_a_worker_takes(models: tuple[str, str], tmp_p
     assert shown["metadata"]["state"] == [["h", 50], ["c", 50]]
     assert "golden" not in shown["metadata"]
     assert json.loads(call(models, "models", "show", load(files[0]).hex[:10]))["sha256"] == load(files[0]).hex
-    assert "0 published models" in call(models, "models", "show", "f00", ok=False)
+    assert "no published models begin with that" in call(models, "models", "show", "f00", ok=False)
+    assert "no model is on trial" in call(models, "models", "show", "challenger", ok=False)
 
 
 def test_from_topics_to_a_champion(topics: tuple[str, str], models: tuple[str, str], tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_gates_that_were_not_passed_are_named(models: tuple[str, str], tmp_path:
 def test_force_does_not_publish_what_workers_refuse(models: tuple[str, str], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(seeded_model(1)[:-1_000])
-    assert "model refused" in call(models, "publish", str(path), "--force", ok=False)
+    assert f"{path}: model refused" in call(models, "publish", str(path), "--force", ok=False)
     assert published(Register(models[0], models[1] + "models")) == []
 
 
