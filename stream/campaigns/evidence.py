@@ -182,9 +182,13 @@ def read_histories(
             histories[user] = History(partition, counts[decisions], batches)
         if name == decisions:
             decision = json.loads(record.value or b"{}")
-            place = decision["trigger"]["topic"], decision["trigger"]["offset"]
-            batches.of_topic.setdefault(place[0], []).append((place[1], decision["time_ms"]))
-            batches.times_ms.add(decision["time_ms"])
+            trigger = decision["trigger"]
+            if trigger["kind"] == "silence":
+                place = trigger["topic"], trigger["time_ms"]
+            else:
+                place = trigger["topic"], trigger["offset"]
+                batches.of_topic.setdefault(place[0], []).append((place[1], decision["time_ms"]))
+                batches.times_ms.add(decision["time_ms"])
             if asked:
                 histories[user].decisions[place] = decision
         elif asked:

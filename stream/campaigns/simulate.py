@@ -13,24 +13,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from stream.campaigns.control import name_hashes
 from stream.core.absorb import Events, apply_order, is_duplicate
 from stream.core.budget import Wallet, name_open_offers
-from stream.core.campaign import Campaign
+from stream.core.campaign import Campaign, CampaignSet
 from stream.core.decide import Decisions, Reason, draws
 from stream.core.events import CONSENT_UNKNOWN, CONSENT_YES, EVENT, SOURCES, Kind
 from stream.core.facts import Triggers
 from stream.core.policies import discounts
 from stream.core.response import Responds
-from stream.core.row import Rows, gather, new_rows
+from stream.core.row import Rows, gather, new_rows, scatter
+from stream.core.silence import as_triggers, draws_of, unanswered
 from stream.kafka.control import InForce
-from stream.topology import Outcome, process
+from stream.topology import Outcome, answer_silence, process
 
 STEP_MS = 30_000
 """Events of so much time are decided on together, at its end; less than the default age at which triggers are stale."""
 
 STEP_EVENTS_MAX = 2_000
+
+SWEEP_MS = 3_600_000
+"""Who fell silent is looked for so often; a worker does so more often, and is no more exact about days."""
+
 _REDEMPTIONS = SOURCES.index("redemptions")
 _SEED = 1
 """Of the draws: a simulation comes out the same each time."""
@@ -78,9 +84,10 @@ class Simulation:
 def simulate(log: Log, in_force: InForce, response: Responds | None = None, max_age_ms: int = 60_000) -> Simulation:
     """Run the campaigns in force over a log.
 
-    1. Events of a step are settled, absorbed, scored and decided on, by the functions that the worker calls.
-    2. Offers of the step are noted. They can be used by orders of later steps.
-    3. An order uses the oldest offer of its user that applies; one that nobody used in time expires. The redemption or
+    1. Each hour of the log's time who fell silent is answered, as by a worker's sweep.
+    2. Events of a step are settled, absorbed, scored and decided on, by the functions that the worker calls.
+    3. Offers are noted. They can be used by orders of later steps.
+    4. An order uses the oldest offer of its user that applies; one that nobody used in time expires. The redemption or
        expiry is an event of the step after.
 
     Users consent unless the log says something else.
@@ -98,7 +105,26 @@ def simulate(log: Log, in_force: InForce, response: Responds | None = None, max_
     waiting: list[np.void] = []
     waiting_users: list[int] = []
     campaigns = in_force.campaigns
+
+    def note(events: Events, user: NDArray[np.int64], decisions: Decisions, now_ms: int) -> None:
+        offered = np.flatnonzero(decisions["reason"] == Reason.OFFERED)
+        made = list(_given(user[offered], decisions[offered], in_force, now_ms, len(found.offers)))
+        found.offers += made
+        for given in made:
+            open_.setdefault(given.user, []).append(given)
+        if campaigns.budgeted:
+            name_open_offers(rows, user[offered], decisions[offered], campaigns, [given.hash for given in made])
+        if response is not None:
+            _expect(made, events[offered], rows[user[offered]], response, in_force)
+
+    swept_ms = int(log.events["time_ms"][0]) if len(log.events) else 0
     for step in _steps(log.events["time_ms"]):
+        # 1.
+        while campaigns.silences and swept_ms + SWEEP_MS <= log.events["time_ms"][step.start]:
+            swept_ms += SWEEP_MS
+            for silences, user, outcome in _sweep(log, rows, campaigns, swept_ms, wallet):
+                _count(outcome, found)
+                note(silences, user, outcome.decisions, swept_ms)
         events = np.concatenate([log.events[step], np.array(waiting, EVENT)])
         user = np.concatenate([log.user[step], np.array(waiting_users, np.int64)])
         order = apply_order(events)
@@ -106,26 +132,34 @@ def simulate(log: Log, in_force: InForce, response: Responds | None = None, max_
         new = ~is_duplicate(events, user, rows)
         events, user = events[new], user[new]
         now_ms = int(events["time_ms"].max())
-        # 1.
+        # 2.
         if campaigns.budgeted:
             wallet.follow(campaigns, 0, 1, now_ms)
         draw = draws(_SEED, 0, np.arange(step.start, step.start + len(events)))
         events["consent"][(events["kind"] == Kind.PROFILE) & (events["consent"] == CONSENT_UNKNOWN)] = CONSENT_YES
         outcome = process(events, user, rows, in_force, now_ms, draw, max_age_ms, lambda _: None, wallet)
         _count(outcome, found)
-        # 3. Before the step's own offers are noted: nobody uses an offer before it is made.
+        # 4. Before the step's own offers are noted: nobody uses an offer before it is made.
         waiting, waiting_users = _uses(events, user, open_, in_force, now_ms)
-        # 2.
-        offered = np.flatnonzero(outcome.decisions["reason"] == Reason.OFFERED)
-        made = list(_given(user[offered], outcome.decisions[offered], in_force, now_ms, len(found.offers)))
-        found.offers += made
-        for given in made:
-            open_.setdefault(given.user, []).append(given)
-        if campaigns.budgeted:
-            name_open_offers(rows, user[offered], outcome.decisions[offered], campaigns, [given.hash for given in made])
-        if response is not None:
-            _expect(made, events[offered], rows[user[offered]], response, in_force)
+        # 3.
+        note(events, user, outcome.decisions, now_ms)
     return found
+
+
+def _sweep(
+    log: Log, rows: Rows, campaigns: CampaignSet, now_ms: int, wallet: Wallet
+) -> Iterator[tuple[Events, NDArray[np.int64], Outcome]]:
+    """Answer the silences that fell due within the last SWEEP_MS, rule by rule: they, their users, and how."""
+    if campaigns.budgeted:
+        wallet.follow(campaigns, 0, 1, now_ms)
+    for rule, asked in campaigns.silences:
+        user, due_ms = unanswered(rule, rows, now_ms - SWEEP_MS, now_ms)
+        if len(user):
+            some = gather(rows, user)
+            silences = as_triggers(rule, [xxh3_64_intdigest(log.users[i]) for i in user.tolist()], due_ms)
+            outcome = answer_silence(silences, some, asked, now_ms, draws_of(rule, silences), wallet)
+            scatter(rows, user, some)
+            yield silences, user, outcome
 
 
 def _steps(time_ms: NDArray[np.int64]) -> Iterator[slice]:

@@ -76,8 +76,10 @@ def why(
         max_age_ms: the workers' `offer_max_age_ms`.
 
     Raises:
-        LookupError: the model, the campaign's version, or the trigger are not there any more.
+        LookupError: the model, the campaign's version, or the trigger are not there any more; or there was none.
     """
+    if decision["trigger"]["kind"] == "silence":
+        raise LookupError("it answers that nothing came, in a sweep: those are not replayed, only what answers an event")
     log = _Log.of(history, sources, currency)
     place = decision["trigger"]["topic"], decision["trigger"]["offset"]
     if place not in log.at:

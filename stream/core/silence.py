@@ -15,6 +15,7 @@ from stream.core.absorb import Events
 from stream.core.campaign import Silence
 from stream.core.decide import splitmix64, unit
 from stream.core.events import EVENT, SILENCE
+from stream.core.row import Rows
 
 AGE_MAX_MS = 2**62
 """A silence is never too old to be answered: it lasts."""
@@ -34,6 +35,16 @@ def due_ms(rule: Silence, last_ms: NDArray[np.int64], begin_ms: int, end_ms: int
         due = due + np.maximum(end_ms - 1 - due, 0) // rule.repeat_ms * rule.repeat_ms
     falls = (last_ms != 0) & (due >= begin_ms) & (due < end_ms)
     return np.where(falls, due, 0)
+
+
+def unanswered(rule: Silence, rows: Rows, begin_ms: int, end_ms: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Those of the rows whose silence fell due, and to whom no offer was made since: (their places, when), [m].
+
+    An offer since then has answered it: that of a longer rule, or one of which a crash left only the row.
+    """
+    due = due_ms(rule, rows["last_ms"], begin_ms, end_ms)
+    at = np.flatnonzero((due != 0) & (rows["offer_last_ms"] < due))
+    return at, due[at]
 
 
 def as_triggers(rule: Silence, users: Sequence[int], due_ms: NDArray[np.int64]) -> Events:

@@ -22,7 +22,7 @@ from stream.core.absorb import Events
 from stream.core.budget import Wallet, name_open_offers
 from stream.core.campaign import CampaignSet, Silence
 from stream.core.row import RowFormatError, Rows, gather, last_ms_of, pack, scatter
-from stream.core.silence import as_triggers, draws_of, due_ms
+from stream.core.silence import as_triggers, draws_of, due_ms, unanswered
 from stream.kafka.applied import SweepState
 from stream.kafka.columns import Columns
 from stream.kafka.commit import Unsent
@@ -187,15 +187,13 @@ class Sweep:
         """Answer those who are due by one rule."""
         columns, wallet, metrics = self._parts.columns, self._parts.wallet, self._metrics
         rows = gather(columns.rows, slots)
-        moments = due_ms(rule, rows["last_ms"], self.state.swept_ms, self.state.tick_ms)
-        # An offer since then has answered the silence: of a longer rule, or of a commit that a crash cut in two.
-        at = np.flatnonzero((moments != 0) & (rows["offer_last_ms"] < moments))
+        at, moments = unanswered(rule, rows, self.state.swept_ms, self.state.tick_ms)
         if not len(at):
             return
         metrics.silences.inc(len(at))
         users = [users[i] for i in at.tolist()]
         rows, slots = gather(rows, at), slots[at]
-        silences = as_triggers(rule, [xxh3_64_intdigest(user) for user in users], moments[at])
+        silences = as_triggers(rule, [xxh3_64_intdigest(user) for user in users], moments)
         made = self._answer(silences, rows, campaigns, now_ms, draws_of(rule, silences), wallet)
         emitted = self._parts.emitter.emit_silences(
             rule, silences, users, made.decisions, campaigns, now_ms, made.row_seqs, sequence, metrics

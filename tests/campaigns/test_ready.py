@@ -284,10 +284,39 @@ def test_profit_offers_where_it_pays_and_never_more_than_its_budget() -> None:
     assert reasons == {Reason.OFFERED: 50_000 // cost_minor, Reason.BUDGET: 400 - 50_000 // cost_minor}
 
 
+def test_dormant_customers_are_called_back_once_a_month_for_half_a_year() -> None:
+    story = Story()
+    story.order("gone", NOON_MS)
+    story.click("looker", "product_view", NOON_MS)  # has never ordered
+    story.order("back", NOON_MS)
+    story.click("back", "product_view", NOON_MS + 45 * DAY_MS)  # the silence begins anew
+    for day in range(300):
+        story.click("regular", "page_view", NOON_MS + day * DAY_MS)
+    offers = story.offers("dormant")
+    assert {user for user, _ in offers} == {"gone", "back"}
+    due_days = {"gone": [30, 60, 90, 120, 150, 180], "back": [30, 75, 105, 135, 165, 195, 225]}
+    for user, due in due_days.items():  # each within an hour of falling due, the last one at 180 days of silence
+        late_ms = [
+            at - NOON_MS - day * DAY_MS for day, (_, at) in zip(due, (o for o in offers if o[0] == user), strict=True)
+        ]
+        assert all(0 < ms <= HOUR_MS for ms in late_ms), (user, late_ms)
+    given = story.told("dormant").offers[0]
+    assert (given.value_minor, given.until_ms - given.time_ms) == (1_000, 14 * DAY_MS)
+    assert story.offers("dormant", guard={"free": 1, "per_order": 0.0}) == offers  # nobody has used one
+
+
+def test_an_offer_to_who_was_dormant_can_be_used() -> None:
+    story = Story()
+    story.order("gone", NOON_MS)
+    story.order("gone", NOON_MS + 31 * DAY_MS, total_minor=6_000)
+    found = story.told("dormant")
+    assert one(found.offers).used_minor == 1_000
+
+
 def test_every_ready_made_campaign_has_its_story() -> None:
     told = {
         *("product-launch", "retention", "linear-depth", "frequent-coupon", "newcomers", "birthday", "member-day"),
-        *("sale-event", "cross-brand", "cart-abandonment", "cart-nudge", "profit-budget"),
+        *("sale-event", "cross-brand", "cart-abandonment", "cart-nudge", "profit-budget", "dormant"),
     }
     assert {file.stem for file in READY.glob("*.yaml")} == told
 

@@ -189,9 +189,9 @@ def before_commit(crash: Crash) -> None:
     TransactionalProducer.commit = wrapped  # type: ignore[method-assign]
 
 
-def is_of_sweep(sent: Sent) -> bool:
-    """Whether a commit has an offer that a sweep made."""
-    return any(b'"topic":"sweep"' in offer for offer in sent.outputs.offers)
+def from_sweep(outputs: Outputs) -> bool:
+    """Whether an offer that a sweep made is among them."""
+    return any(b'"topic":"sweep"' in offer for offer in outputs.offers)
 
 
 _AT_LEAST_ONCE: dict[str, Callable[[Crash], None]] = {
@@ -242,9 +242,9 @@ _ALWAYS: dict[str, Callable[[Crash], None]] = {
 }
 _IN_SWEEP: dict[str, Callable[[Crash], None]] = {
     # a turn has answered silences, nothing of it is sent
-    "swept": lambda crash: crash.after(Sweep, "turn", lambda _, open_, *__: bool(open_.outputs.offers)),
+    "swept": lambda crash: crash.after(Sweep, "turn", lambda _, open_, *__: from_sweep(open_.outputs)),
     # what a turn found is committed, the next one has not begun
-    "sweep_committed": lambda crash: crash.after(Partition, "_keep", lambda _, sent, *__: is_of_sweep(sent)),
+    "sweep_committed": lambda crash: crash.after(Partition, "_keep", lambda _, sent, *__: from_sweep(sent.outputs)),
     # silences are found, their users' rows are not taken into memory yet
     "sweep_scanned": lambda crash: crash.after(Store, "scan"),
 }

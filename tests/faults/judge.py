@@ -8,7 +8,7 @@ from stream.core.events import SOURCES
 from stream.scoring.model import load
 from tests.core import oracle
 from tests.e2e import expect
-from tests.faults.shop import Shop
+from tests.faults.shop import SILENT_S, Shop
 
 
 class Verdict(NamedTuple):
@@ -30,13 +30,20 @@ class Verdict(NamedTuple):
     said: list[str]
 
 
-def judge(shop: Shop, models: Sequence[bytes]) -> Verdict:
-    """Compare what lies in the topics with what was published."""
+def judge(shop: Shop, models: Sequence[bytes], *, all_swept: bool = False) -> Verdict:
+    """Compare what lies in the topics with what was published.
+
+    Args:
+        shop: what was published.
+        models: that were in force.
+        all_swept: sweeps went on until everybody's last silence had fallen due.
+    """
     site = shop.site
     loaded = {model.hex: model for model in map(load, models)}
     topics = {site.settings.topic(source): source for source in SOURCES}
     decisions, offers, dead = (site.out(name) for name in ("decisions", "offers", "dead-letters"))
-    of_logins = [record for record in decisions if shop.logins.knows(record)]
+    silences = Counter(record.json["decision_id"] for record in decisions if expect.is_silence(record.json))
+    of_logins = [record for record in decisions if shop.logins.knows(record) and not expect.is_silence(record.json)]
     decisions = [record for record in decisions if not shop.logins.knows(record)]
     event_at = {place: expect.oracle_event(event, place) for event, place in shop.good}
     user_at = {place: event.key for event, place in shop.good}
@@ -49,8 +56,9 @@ def judge(shop: Shop, models: Sequence[bytes]) -> Verdict:
             said.append(f"{len(some)} {what}: {sorted(map(str, some))[:3]}")
         return len(some)
 
+    on_events = [record.json for record in decisions if not expect.is_silence(record.json)]
     triggers = [
-        (topics[t["topic"]], t["partition"], t["offset"]) for t in (record.json["trigger"] for record in decisions)
+        (topics[t["topic"]], t["partition"], t["offset"]) for t in (decision["trigger"] for decision in on_events)
     ]
     applied = Counter((user_at[place], event_at[place].source, event_at[place].event_id) for place in triggers)
     offered = Counter(record.json["offer_id"] for record in offers)
@@ -68,7 +76,12 @@ def judge(shop: Shop, models: Sequence[bytes]) -> Verdict:
     lost += note("offers nobody promised", offered.keys() - promised)
     duplicated = sum(
         note(f"{what} repeated", {key for key, n in counted.items() if n > 1})
-        for what, counted in (("decisions", applied), ("offers", offered), ("dead letters", letters))
+        for what, counted in (
+            ("decisions", applied),
+            ("answers to silences", silences),
+            ("offers", offered),
+            ("dead letters", letters),
+        )
     )
     said += [
         f"offer {key}: partition {r.partition} offset {r.offset} produced at {r.timestamp_ms} ms"
@@ -84,6 +97,11 @@ def judge(shop: Shop, models: Sequence[bytes]) -> Verdict:
         said.append(f"no order of application: {e}")
         past, mismatched = {}, max(1, len(rows))
     for user, of_user in past.items():
+        try:
+            expect.check_silences(of_user, 1_000 * SILENT_S, to_the_end=all_swept)
+        except AssertionError as e:
+            lost += 1
+            said.append(f"{user!r}: {str(e)[:300]}")
         try:
             expect.check_rows({user: rows[user]}, {user: of_user})
             expect.check_bits({user: rows[user]}, {user: of_user}, loaded)

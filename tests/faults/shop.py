@@ -32,6 +32,13 @@ BY_SCORE = ALWAYS | {
     "trigger": {"kinds": ["product_view"]},
     "policy": {"kind": "threshold", "probability": 0.5, "arm": "ten"},
 }
+SILENT_S = 6
+SILENT = ALWAYS | {
+    "id": "silent",
+    "name": "Who is gone",
+    "trigger": {"silent_for": f"{SILENT_S}s"},
+    "policy": {"kind": "segment", "arms": dict.fromkeys(("new", "frequent", "dormant", "regular"), "ten")},
+}
 
 
 class Shop:

@@ -22,9 +22,9 @@ from stream.core.events import SOURCES
 from stream.scoring.model import load
 from tests.e2e import logs
 from tests.e2e.harness import Event, Site, wait_until
-from tests.faults.crashing_worker import POINTS, CrashingWorker, Orders, Remote
+from tests.faults.crashing_worker import POINTS, SWEEP_POINTS, CrashingWorker, Orders, Remote
 from tests.faults.proxy import Proxy
-from tests.faults.shop import ALWAYS, BY_SCORE, SETTINGS, Shop
+from tests.faults.shop import ALWAYS, BY_SCORE, SETTINGS, SILENT, SILENT_S, Shop
 from training.seeded import seeded_model
 
 PARTITIONS = 4
@@ -36,7 +36,7 @@ STUCK_S = 90.0
 POINT_S = 15.0
 """How long a worker has to come by the point where it is to die."""
 
-KILL_POINTS = (*POINTS["exactly_once"], "rebalancing", "swapping")
+KILL_POINTS = (*POINTS["exactly_once"], *SWEEP_POINTS, "rebalancing", "swapping")
 AT_START = ("fencing", "restoring", "taking_over")
 """Points that a worker passes when it takes over."""
 
@@ -59,6 +59,8 @@ class Seat:
             "data_dir": self.disk,
             "store_flush_interval_ms": 3_000,
             "transaction_timeout_ms": 10_000,
+            "sweep_interval_ms": 500,
+            "sweep_lag_ms": 2_000,
         }
         self.may_fail = 0.0
         """Until when a worker may end of itself, since what it stands on was broken on purpose."""
@@ -163,7 +165,7 @@ class Suite:
             Proxy(self.broker.bootstrap) as self.proxy,
         ):
             self.site = Site(self.broker.bootstrap, "", self.folder, partitions=PARTITIONS)
-            self.site.publish_campaigns(ALWAYS, BY_SCORE)
+            self.site.publish_campaigns(ALWAYS, BY_SCORE, SILENT)
             self._publish_model(0)
             self.shop = Shop(self.site, self.seed)
             self.shop.profiles()
@@ -191,8 +193,22 @@ class Suite:
             if time.monotonic() > end_s:
                 self.stuck.append("logins, claims or rows on their way are not applied")
                 break
+        if not self.faults["clock_jump"]:
+            self._let_silences_end()
         for seat in self.seats:
             seat.stop()
+
+    def _let_silences_end(self) -> None:
+        """Until a sweep has come by everybody's last silence. (Not where a clock was ahead: so are the sweeps then.)"""
+        due_ms = time.time_ns() // 1_000_000 + 1_000 * SILENT_S
+        end_s = time.monotonic() + STUCK_S
+        while not all(record.sweep.swept_ms > due_ms for record in self.site.applied().values()):
+            for seat in self.seats:
+                seat.see_to_it()
+            if time.monotonic() > end_s:
+                self.stuck.append(f"sweeps: {self.site.applied()}")
+                break
+            time.sleep(0.2)
 
     def plan(self, n: int, only: Collection[str] = ()) -> list[str]:
         """`n` kinds in random order: kills at every point, at least five of every other kind where there is room.
