@@ -79,7 +79,7 @@ def why(
         LookupError: the model, the campaign's version, or the trigger are not there any more; or there was none.
     """
     if decision["trigger"]["kind"] == "silence":
-        raise LookupError("it answers that nothing came, in a sweep: those are not replayed, only what answers an event")
+        raise LookupError("it answers that nothing came; only what answers an event is replayed")
     log = _Log.of(history, sources, currency)
     place = decision["trigger"]["topic"], decision["trigger"]["offset"]
     if place not in log.at:

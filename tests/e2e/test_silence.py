@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from stream.campaigns.why_cli import why_command
 from tests.e2e import expect
 from tests.e2e.harness import Event, Site, Worker, wait_until
 from tests.e2e.logs import profile, trigger
+from tests.e2e.test_offers import check_schema
 from tests.faults.crashing_worker import SWEEP_POINTS, CrashingWorker, Orders
 
 SILENT_S = 4
@@ -65,9 +68,14 @@ def test_who_falls_silent_gets_one_offer_whenever_its_worker_is_killed(site: Sit
     offers = Counter(record.json["offer_id"] for record in site.out("offers"))
     answered = {d["decision_id"] for p in past.values() for d in p.silences if d["reason"] == "offered"}
     assert offers == dict.fromkeys(answered, 1)
-    assert {user for user, n in Counter(r.json["user_id"] for r in site.out("offers")).items() if n > 1} >= set(
-        come_back
-    )
+    of_user = Counter(record.json["user_id"] for record in site.out("offers"))
+    assert all(of_user[user] > 1 for user in come_back)
+    for name in ("offers", "decisions"):
+        check_schema(name, site.out(name))
+    asked = ["--bootstrap", site.settings.bootstrap, "--topic-prefix", site.settings.topic_prefix]
+    said = CliRunner().invoke(why_command, [next(iter(answered)), *asked])
+    assert said.exit_code == 2
+    assert "nothing came" in said.output
 
 
 def _come(site: Site, users: list[str], name: str) -> dict[str, int]:
