@@ -3,6 +3,7 @@
 import hashlib
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -104,10 +105,11 @@ class Offerstream:
             environment["OFFERSTREAM_INSTANCE_ID"] = instance_id
         return Program([*MODULE, "stream", "worker"], environment, self.log)
 
-    def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float] | None:
-        """All of /metrics."""
+    def samples(self, *names: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float] | None:
+        """These of /metrics, or all: who asks for all of them several times a second takes a tenth of the worker."""
+        query = urllib.parse.urlencode([("name[]", name) for name in names])
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._admin_port}/metrics", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._admin_port}/metrics?{query}", timeout=5) as answer:
                 text = answer.read().decode()
         except (OSError, urllib.error.URLError):
             return None
@@ -127,7 +129,7 @@ class Offerstream:
 
     def outcome(self, name: str) -> int:
         """Events of all sources with an outcome."""
-        samples = self.samples() or {}
+        samples = self.samples("offerstream_events_total") or {}
         return int(
             sum(samples.get(("offerstream_events_total", (("outcome", name), ("source", s))), 0) for s in SOURCES)
         )
@@ -147,7 +149,7 @@ class Offerstream:
 
     def progress(self) -> Progress | None:
         """From its metrics."""
-        samples = self.samples()
+        samples = self.samples("offerstream_events_total", "offerstream_stage_seconds_sum", "offerstream_row_bytes")
         if samples is None:
             return None
         return Progress(
