@@ -26,7 +26,7 @@ from stream.core.budget import NO_BUDGETS, Wallet
 from stream.core.campaign import CampaignSet
 from stream.core.decide import DECISION, Decisions, decide
 from stream.core.fold import turns
-from stream.core.row import N_FEATURES, Rows
+from stream.core.row import N_FEATURES, Rows, scatter
 from stream.core.silence import AGE_MAX_MS
 from stream.kafka.cluster import INPUTS
 from stream.kafka.control import Control, InForce
@@ -102,9 +102,10 @@ def process(
         lap("absorb")
         scores, models[turn.at] = in_force.scorer.score(step, turn.events["user"], turn.rows)
         lap("score")
-        decisions[turn.at] = decide(
+        decided = decide(
             turn.events, turn.rows, scores, in_force.campaigns, now_ms, draws[turn.at], offer_max_age_ms, wallet
         )
+        scatter(decisions, turn.at, decided)
         row_seqs[turn.at] = turn.rows["seq"]
         lap("decide")
     return Outcome(steps, models, row_seqs, decisions)

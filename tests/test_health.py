@@ -128,6 +128,13 @@ def test_metrics_are_read_by_prometheus_own_parser() -> None:
             ):
                 assert answer.content_type == "application/openmetrics-text"
                 assert (await answer.text()).endswith("# EOF\n")
+            few = {"name[]": "offerstream_decisions_total"}
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://127.0.0.1:{port}/metrics", params=few) as answer,
+            ):
+                names = {family.name for family in text_string_to_metric_families(await answer.text())}
+                assert names == {"offerstream_decisions"}
         finally:
             await server.stop()
         return plain

@@ -5,6 +5,7 @@ columns.rows[slots]                 the rows
 columns.touch(slots, commit)        changed: not to be evicted before that commit is stored
 """
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,7 @@ class Columns:
         self._user_of: list[bytes] = [b""] * capacity
         self._used_at = np.full(capacity, -1, np.int64)  # batch that last used the slot; -1 = free
         self._changed_in = np.full(capacity, CLEAN, np.int64)  # commit that will send the slot's latest change
+        self._touched: deque[tuple[int, NDArray[np.int64]]] = deque()  # (commit, slots), until the commit is stored
         self._free = list(range(capacity - 1, -1, -1))
         self._batch = 0
 
@@ -91,6 +93,7 @@ class Columns:
     def touch(self, slots: NDArray[np.int64], commit: int) -> None:
         """Note that rows changed, to be sent in commit number `commit`."""
         self._changed_in[slots] = commit
+        self._touched.append((commit, slots))
 
     def forget(self, slots: NDArray[np.int64]) -> None:
         """Make rows those of users whom nobody knows; the slots stay theirs until the store has forgotten them too."""
@@ -103,4 +106,6 @@ class Columns:
 
     def stored(self, commit: int) -> None:
         """Everything up to this commit is in the store: slots not changed since may be evicted."""
-        self._changed_in[self._changed_in <= commit] = CLEAN
+        while self._touched and self._touched[0][0] <= commit:
+            slots = self._touched.popleft()[1]
+            self._changed_in[slots[self._changed_in[slots] <= commit]] = CLEAN

@@ -61,6 +61,7 @@ class Decoded(NamedTuple):
     Attributes:
         users: N user ids as bytes, the records' keys.
         events: EVENT [N], in offset order.
+        published_ms: int64 [N], timestamps of their records.
         dead: the refused records, in offset order.
         unknown_fields: fields of readable records that the contract does not know. Exact while at most 64 records and
             one in 16 of the batch have any, an unbiased estimate beyond.
@@ -68,6 +69,7 @@ class Decoded(NamedTuple):
 
     users: list[bytes]
     events: Events
+    published_ms: NDArray[np.int64]
     dead: list[DeadLetter]
     unknown_fields: int
 
@@ -97,7 +99,7 @@ def decode(
     events["kind"] = [codes[s.kind] for s in sound.structs]
     _FILL[source](events, sound.structs)
     dead = [dead_letter(topic, partition, records[i], refused[i]) for i in sorted(refused)]
-    return Decoded(sound.keys, events, dead, sound.unknown_fields)
+    return Decoded(sound.keys, events, sound.published_ms, dead, sound.unknown_fields)
 
 
 class Others(NamedTuple):
@@ -128,6 +130,7 @@ class _Sound(NamedTuple):
     offsets: list[int]
     structs: list[Any]
     time_ms: NDArray[np.int64]
+    published_ms: NDArray[np.int64]
     unknown_fields: int
 
 
@@ -155,18 +158,19 @@ def _sound(
         places, keys, offsets, timestamps = _without(refused, places, keys, offsets, timestamps)
     # 3. What only the record around the value can tell. The first fault found is the one that is reported.
     found: dict[int, Fault] = {}
-    time_ms = np.fromiter([s.time_ms for s in structs], np.int64, len(structs))
+    time_ms = np.array([s.time_ms for s in structs], np.int64)
+    published_ms = np.array(timestamps, np.int64)
     _check_users(keys, structs, found)
     _check_partition(keys, partition, n_partitions, found)
-    _check_times(time_ms, timestamps, found)
+    _check_times(time_ms, published_ms, found)
     _check_currency(structs, currency, found)
     if source == "feedback":
         _check_feedback(structs, found)
     if found:
         refused |= {places[i]: fault for i, fault in found.items()}
         structs, keys, offsets = _without(found, structs, keys, offsets)
-        time_ms = np.delete(time_ms, list(found))
-    return _Sound(keys, offsets, structs, time_ms, unknown_fields), refused
+        time_ms, published_ms = (np.delete(column, list(found)) for column in (time_ms, published_ms))
+    return _Sound(keys, offsets, structs, time_ms, published_ms, unknown_fields), refused
 
 
 def _without(gone: Collection[int], *columns: Any) -> list[list[Any]]:  # noqa: ANN401 (whatever the columns hold)
@@ -237,10 +241,9 @@ def _check_partition(keys: list[bytes], partition: int, n_partitions: int, found
         )
 
 
-def _check_times(time_ms: NDArray[np.int64], timestamps: list[int], found: dict[int, Fault]) -> None:
-    latest_ms = np.fromiter(timestamps, np.int64, len(timestamps)) + TIME_AHEAD_MAX_MS
-    for i in np.flatnonzero(time_ms > latest_ms).tolist():
-        detail = f"{time_ms[i]} is more than {TIME_AHEAD_MAX_MS} ms after the record's timestamp {timestamps[i]}"
+def _check_times(time_ms: NDArray[np.int64], published_ms: NDArray[np.int64], found: dict[int, Fault]) -> None:
+    for i in np.flatnonzero(time_ms > published_ms + TIME_AHEAD_MAX_MS).tolist():
+        detail = f"{time_ms[i]} is more than {TIME_AHEAD_MAX_MS} ms after the record's timestamp {published_ms[i]}"
         found.setdefault(i, Fault(DeadReason.TIME_RANGE, "$.time_ms", detail))
 
 

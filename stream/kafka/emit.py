@@ -14,7 +14,7 @@ from stream.core.campaign import CampaignSet, Silence
 from stream.core.decide import Decisions, Reason
 from stream.core.events import SOURCES
 from stream.core.features import LATE
-from stream.core.row import N_FEATURES
+from stream.core.row import N_FEATURES, gather
 from stream.kafka.codec import DeadLetter, dead_letter_record
 from stream.kafka.control import InForce
 from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers, offer_hashes, silence_ids
@@ -148,7 +148,7 @@ class Emitter:
         """
         decisions, campaigns = outcome.decisions, in_force.campaigns
         is_step = outcome.row_seqs > 0
-        _count(decisions[is_step], campaigns, metrics)
+        _count(gather(decisions, np.flatnonzero(is_step)), campaigns, metrics)
         count_late(events, is_step & (outcome.steps[:, 0] >= LATE), metrics)
         names = in_force.scorer.names
         sampled = decisions["draw"] < self._settings.decision_sample
@@ -157,16 +157,17 @@ class Emitter:
         partition_seqs = sequence + np.cumsum(is_step)
         decision_users = [users[i] for i in logged.tolist()]
         offer_users = [users[i] for i in offered.tolist()]
+        triggers = gather(events, offered)
         return Emitted(
             offered,
-            offer_hashes(self._topics, self._partition, events[offered]) if campaigns.budgeted else [],
+            offer_hashes(self._topics, self._partition, triggers) if campaigns.budgeted else [],
             offer_users,
             encode_offers(
                 self._topics,
                 self._partition,
                 offer_users,
-                events[offered],
-                decisions[offered],
+                triggers,
+                gather(decisions, offered),
                 campaigns,
                 [names[model] for model in outcome.models[offered].tolist()],
                 now_ms,
@@ -177,8 +178,8 @@ class Emitter:
                 self._topics,
                 self._partition,
                 decision_users,
-                events[logged],
-                decisions[logged],
+                gather(events, logged),
+                gather(decisions, logged),
                 outcome.steps[logged],
                 outcome.row_seqs[logged],
                 partition_seqs[logged],

@@ -1,7 +1,7 @@
 """Intake: the records of a batch as events, and which of them apply to the rows, in which order."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from stream.core.absorb import Events, apply_order, is_duplicate
 from stream.core.decide import draws
 from stream.core.events import EVENT, SOURCES
-from stream.core.row import Rows
+from stream.core.row import Rows, gather
 from stream.kafka.cluster import ERASURES
 from stream.kafka.decode import Decoded, Others, decode, decode_others
 from stream.kafka.event_time import count_event_time
@@ -46,7 +46,6 @@ def passed_over(batch: EventBatch, read: dict[str, int]) -> dict[str, tuple[int,
 def take(batch: EventBatch, read: dict[str, int], partition: int, settings: Settings) -> Taken:
     """Read a batch; what lies before the positions `read`, by source, was applied before and is left out."""
     decoded: dict[str, Decoded] = {}
-    published_ms: list[int] = []
     next_offset = dict(read)
     erased, joins = Others([], [], [], [], 0), NO_JOINS
     for source, records in batch.records.items():
@@ -61,22 +60,24 @@ def take(batch: EventBatch, read: dict[str, int], partition: int, settings: Sett
         if source in JOINING:
             joins = joins.and_those_of(JOINING[source](fresh, partition, settings))
             continue
-        decoded[source] = events = decode(
+        decoded[source] = decode(
             source, fresh, partition, settings.partitions, settings.currency, settings.topic(source)
         )
-        dead = {d.offset for d in events.dead}
-        published_ms += [r.timestamp for r in fresh if r.offset not in dead] if dead else [r.timestamp for r in fresh]
-    parts = [found.events for found in decoded.values()]
     return Taken(
         [user for found in decoded.values() for user in found.users],
-        # To join records numpy compares their fields one by one: one source, the most common case, goes without.
-        parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, EVENT), *parts]),
-        np.array(published_ms, np.int64),
+        _side_by_side([np.empty(0, EVENT), *(found.events for found in decoded.values())]),
+        _side_by_side([np.empty(0, np.int64), *(found.published_ms for found in decoded.values())]),
         next_offset,
         decoded,
         joins,
         erased,
     )
+
+
+def _side_by_side(columns: list[NDArray[Any]]) -> NDArray[Any]:
+    """Those that hold something as one; mostly that is one of them, and records are copied field by field."""
+    filled = [column for column in columns if len(column)]
+    return filled[0] if len(filled) == 1 else np.concatenate(columns)
 
 
 def what_applies(
@@ -97,9 +98,9 @@ def what_applies(
     # The row's own fence: without transactions a row may be ahead of the applied record.
     fenced = events["offset"] < rows["fence"][row, events["source"]]
     order = np.flatnonzero(~fenced)
-    order = order[apply_order(events[order])]
+    order = order[apply_order(gather(events, order))]
     # Duplicates are looked for in the order of application: what a row remembers is counted in that order.
-    repeated = is_duplicate(events[order], row[order], rows)
+    repeated = is_duplicate(gather(events, order), row[order], rows)
     duplicate = np.zeros(len(events), bool)
     duplicate[order[repeated]] = True
     order = order[~repeated]

@@ -332,7 +332,7 @@ class Partition:
         )
         rows = open_.outputs.rows
         if rows:
-            self._metrics.row_bytes.set(sum(len(row or b"") for row in rows.values()) / len(rows))
+            self._metrics.row_bytes.set(sum(map(len, filter(None, rows.values()))) / len(rows))
         return open_.sent(applied_record.encode(applied), dict(self.read))
 
     async def _sent(self, sent: Sent) -> int | None:

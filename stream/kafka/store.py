@@ -136,8 +136,10 @@ class Store:
     def put(self, rows: Mapping[bytes, bytes | None], applied: bytes, changelog_offset: int) -> None:
         """Take in what a commit sent: packed rows by user, the applied record, the changelog's offset behind it."""
         self._pending.update(rows)
-        self._pending_bytes += sum(len(row or b"") for row in rows.values())
-        self._removed.update(user for user, row in rows.items() if row is None)
+        there = list(filter(None, rows.values()))
+        self._pending_bytes += sum(map(len, there))
+        if len(there) < len(rows):
+            self._removed.update(user for user, row in rows.items() if row is None)
         self.applied = applied
         self._reach(changelog_offset)
 

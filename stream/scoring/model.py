@@ -68,6 +68,11 @@ class Model:
             return np.empty((0, len(self.metadata.arms)), np.float32)
         return self._network.score(steps, rows)
 
+    @property
+    def replayed(self) -> int:
+        """Steps that the latest `score` replayed before those it was given, to rebuild what another model left."""
+        return self._network.replayed
+
     def fresh(self, n: int) -> Memory:
         """What is known of n users before their first event, for `advance`; the first axis is the user."""
         return self._network.fresh(n)

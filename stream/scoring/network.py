@@ -24,12 +24,14 @@ class Recurrent:
     def __init__(self, session: Session, metadata: Metadata, model_hash: int) -> None:
         self._session, self._hash, self._n_state = session, model_hash, metadata.n_state
         self._halves = Halves()
+        self.replayed = 0
         self._outputs = [SCORE_OUTPUT, *(name + OUT_SUFFIX for name, _ in metadata.state)]
         ends = np.cumsum([width for _, width in metadata.state]).tolist()
         self._parts = [(name, slice(end - width, end)) for (name, width), end in zip(metadata.state, ends, strict=True)]
 
     def score(self, steps: NDArray[np.uint8], rows: Rows) -> NDArray[np.float32]:
         """See `stream.scoring.model.Model.score`."""
+        self.replayed = 0
         foreign = rows["model"] != self._hash
         if foreign.any():
             self._rebuild(rows, np.flatnonzero(foreign))
@@ -59,6 +61,7 @@ class Recurrent:
         The newest step is that of the event being scored: `score` takes it next.
         """
         before = np.maximum(rows["step_count"][at].astype(np.int64) - 1, 0)
+        self.replayed = int(before.sum())
         longest_first = np.argsort(-before, kind="stable")
         at, before = at[longest_first], before[longest_first]
         state = np.zeros((len(at), rows["state"].shape[1]), np.float16)
@@ -73,6 +76,8 @@ class Recurrent:
 
 class Windowed:
     """The last T steps at every event, out of the row's ring; nothing is carried."""
+
+    replayed = 0
 
     def __init__(self, session: Session) -> None:
         self._session = session

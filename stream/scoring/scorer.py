@@ -85,18 +85,18 @@ class Scorer:
         if champion is None:
             return Scored(unscored(rows), np.zeros(len(rows), np.uint64))
         on_trial = self._canary(users)
-        waiting = np.flatnonzero(_waits(champion.model, before.model, rows) & ~on_trial) if before else _NOBODY
-        waiting = waiting[REBUILD_MAX:]
-        if not on_trial.any() and not len(waiting):
+        waiting = _waiting(champion.model, before.model, rows) if before else _NOBODY
+        if not len(on_trial) and len(waiting) <= REBUILD_MAX:
             scored = _by(champion, before, steps, rows)
         else:
             scored = Scored(
                 np.empty((len(rows), len(champion.model.metadata.arms)), np.float32), np.empty(len(rows), np.uint64)
             )
-            mine = ~on_trial
-            mine[waiting] = False
+            waiting = np.setdiff1d(waiting, on_trial, assume_unique=True)[REBUILD_MAX:]
+            mine = np.ones(len(rows), bool)
+            mine[on_trial] = mine[waiting] = False
             parts = [(champion, before, np.flatnonzero(mine)), (before, champion, waiting)]
-            parts += [(trial and trial.watched, champion, np.flatnonzero(on_trial))]
+            parts += [(trial and trial.watched, champion, on_trial)]
             for one, other, at in parts:
                 if one is not None and len(at):
                     block = gather(rows, at)
@@ -106,12 +106,12 @@ class Scorer:
             _shadow(trial, steps, users, rows, scored.scores[:, 0])
         return scored
 
-    def _canary(self, users: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Which users are the challenger's, bool [n]: always the same ones, and more of them with a larger share."""
+    def _canary(self, users: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Places of the challenger's users: always the same ones, and more of them with a larger share."""
         trial = self.trial
         if trial is None or trial.mode != Mode.CANARY or trial.watched.watch.unfit:
-            return np.zeros(len(users), bool)
-        return holdout(users, trial.watched.model.hash, trial.share)
+            return _NOBODY
+        return np.flatnonzero(holdout(users, trial.watched.model.hash, trial.share))
 
 
 def scored_by(model: Model | None) -> Scorer:
@@ -122,18 +122,15 @@ def scored_by(model: Model | None) -> Scorer:
 _NOBODY = np.zeros(0, np.int64)
 
 
-def _waits(champion: Model, before: Model, rows: Rows) -> NDArray[np.bool_]:
-    """Rows that the champion would have to replay, and the model before it would not, bool [n]."""
+def _waiting(champion: Model, before: Model, rows: Rows) -> NDArray[np.int64]:
+    """Places of the rows that the champion would have to replay, and the model before it would not."""
     if not champion.metadata.n_state:
-        return np.zeros(len(rows), bool)
-    waits: NDArray[np.bool_] = (rows["model"] != champion.hash) & (rows["step_count"] > 1)
-    return waits & (rows["model"] == before.hash) if before.metadata.n_state else waits
-
-
-def _replayed(model: Model, rows: Rows) -> int:
-    """Steps that the model has to replay for these rows."""
-    foreign = rows["step_count"][rows["model"] != model.hash] if model.metadata.n_state else rows["step_count"][:0]
-    return int(np.maximum(foreign.astype(np.int64) - 1, 0).sum())
+        return _NOBODY
+    foreign = np.flatnonzero(rows["model"] != champion.hash)
+    if not len(foreign):  # as almost always: the last swap was long ago
+        return foreign
+    waits = rows["step_count"][foreign] > 1
+    return foreign[waits & (rows["model"][foreign] == before.hash) if before.metadata.n_state else waits]
 
 
 def _by(one: Watched, other: Watched | None, steps: NDArray[np.uint8], rows: Rows) -> Scored:
@@ -141,16 +138,14 @@ def _by(one: Watched, other: Watched | None, steps: NDArray[np.uint8], rows: Row
     model, watch = one
     if watch.unfit and other is not None:  # until the control thread has taken it out of force
         return _by(other, None, steps, rows)
-    n_steps = len(rows) + _replayed(model, rows)
     began_s = time.perf_counter()
     scores = model.score(steps, rows)
-    watch.note_time(time.perf_counter() - began_s, n_steps)
+    watch.note_time(time.perf_counter() - began_s, len(rows) + model.replayed)
     scored = Scored(scores, np.full(len(rows), model.hash, np.uint64))
-    fit = ((scores >= 0) & (scores <= 1)).all(axis=1)
-    if fit.all():
+    if not len(rows) or (scores.min() >= 0 and scores.max() <= 1):  # of numbers that have a NaN both are NaN
         watch.note_scores(steps, scores[:, 0])
         return scored
-    at = np.flatnonzero(~fit)
+    at = np.flatnonzero(~((scores >= 0) & (scores <= 1)).all(axis=1))
     watch.unfit += len(at)
     block = gather(rows, at)
     if other is None:
