@@ -1,8 +1,7 @@
 """Where the logs of a topic begin and end."""
 
-from stream.errors import SetupError
-from stream.kafka.admin import find_topics
 from stream.kafka.cluster import admin_client, log_ranges
+from stream.kafka.topics import Topics
 from stream.settings import Settings
 
 
@@ -12,10 +11,7 @@ def log_bounds(settings: Settings, name: str) -> dict[int, tuple[int, int]]:
     Raises:
         SetupError: there is no such topic, or no answer.
     """
-    topic = settings.topic(name)
-    found = find_topics(settings.bootstrap, [topic])
-    if topic not in found:
-        raise SetupError(f"no such topic: {topic}. `python -m stream topics create` makes what is missing.")
-    places = [(topic, partition) for partition in range(found[topic].topic.partitions)]
+    with Topics(settings.bootstrap) as topics:
+        places = topics.places([settings.topic(name)])
     ranges = log_ranges(admin_client(settings.bootstrap), places)
-    return {partition: ranges[topic, partition] for _, partition in places}
+    return {partition: ranges[topic, partition] for topic, partition in places}

@@ -5,10 +5,9 @@ from contextlib import suppress
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import AdminClient
 
 from stream.errors import DeliveryError
-from stream.kafka.cluster import look
+from stream.kafka.cluster import admin_client, look
 from stream.settings import Settings
 from stream.shop.fields import SourceValue
 
@@ -28,16 +27,15 @@ class Publisher:
         Raises:
             SetupError: no broker answers, or the topics are not as they must be.
         """
-        # What goes wrong is raised; librdkafka's own log would say it once per attempt to connect.
-        brokers = {"bootstrap.servers": settings.bootstrap, "log_level": 0}
-        look(settings, AdminClient(brokers))
+        look(settings, admin_client(settings.bootstrap))
         self.published: Counter[str] = Counter()
         self._topics = settings.topic
         self._encoder = msgspec.json.Encoder()
         self._failed: KafkaError | None = None
         self._producer = Producer(
             {
-                **brokers,
+                "bootstrap.servers": settings.bootstrap,
+                "log_level": 0,  # what goes wrong is raised; the log would say it once per attempt to connect
                 "partitioner": "murmur2",
                 "enable.idempotence": True,
                 "compression.type": "lz4",
