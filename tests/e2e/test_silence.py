@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from stream.campaigns.why_cli import why_command
+from tests.core import oracle
 from tests.e2e import expect
 from tests.e2e.harness import Event, Site, Worker, wait_until
 from tests.e2e.logs import profile, trigger
@@ -95,3 +96,33 @@ def _wait_swept(site: Site, worker: Worker, until_ms: int) -> None:
         return len(records) == 2 and all(r.sweep.swept_ms > until_ms for r in records.values())
 
     wait_until(swept, "a sweep", 60)
+
+
+def _past(decided_ms: Sequence[int], silences: Sequence[tuple[int, int, int]]) -> expect.Past:
+    """One event every 10 s, decided on at those times; answers as (row_seq, due, decided)."""
+    events = [oracle.Event(time_ms=10_000 * (i + 1), kind=3, event_id=i + 1) for i in range(len(decided_ms))]
+    answers = [{"row_seq": seq, "trigger": {"time_ms": due_ms}, "time_ms": at_ms} for seq, due_ms, at_ms in silences]
+    return expect.Past([], events, [{"time_ms": ms} for ms in decided_ms], answers)
+
+
+@pytest.mark.parametrize(
+    ("decided_ms", "silences", "complaint"),
+    [
+        ([10_000, 20_000], [(1, 14_000, 14_500), (2, 24_000, 24_500)], None),
+        ([10_000, 20_000], [(2, 24_000, 24_500)], None),  # the next event may have been there before the sweep
+        ([10_000, 24_001], [(1, 14_000, 14_500)], None),  # it came too late for its silence to be seen
+        ([10_000, 20_000], [(1, 14_000, 14_500)], "nobody answered"),
+        ([10_000, 20_000], [(2, 24_000, 24_500), (2, 24_000, 24_900)], "answered twice"),
+        ([10_000, 20_000], [(2, 23_000, 24_500)], "fell due at 24000"),
+        ([10_000, 20_000], [(2, 24_000, 23_999)], "before it fell due"),
+    ],
+)
+def test_the_judge_of_silences_finds_what_is_wrong(
+    decided_ms: list[int], silences: list[tuple[int, int, int]], complaint: str | None
+) -> None:
+    past = _past(decided_ms, silences)
+    if complaint is None:
+        expect.check_silences(past, 4_000)
+    else:
+        with pytest.raises(AssertionError, match=complaint):
+            expect.check_silences(past, 4_000)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
+from stream.kafka import sweep
 from stream.kafka.cluster import INPUTS
 from stream.kafka.partitions import Flow, Partitions
 from stream.kafka.producer import BulkProducer
@@ -55,6 +56,31 @@ def test_positions_of_what_is_open(site: Site) -> None:
         assert await partitions.take_over(set(), ours)
         assert len(partitions) == 0
         assert partitions.positions() == {}
+        await partitions.close()
+
+    asyncio.run(story())
+
+
+def test_nothing_is_swept_between_a_drain_and_what_follows(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition that was drained may be another worker's already."""
+    monkeypatch.setattr(sweep, "_QUIET_S", 0.0)
+
+    async def story() -> None:
+        partitions = partitions_of(Room(site, sweep_interval_ms=100, sweep_lag_ms=0))
+        await partitions.take_over({0}, ours)
+
+        async def swept_ms() -> int:
+            await asyncio.sleep(0.2)
+            await partitions.sweep(lambda: NOTHING)
+            return partitions[0]._sweep.state.swept_ms
+
+        begin_ms = await swept_ms()
+        later_ms = await swept_ms()
+        assert later_ms > begin_ms > 0
+        await partitions.drain()
+        assert await swept_ms() == later_ms
+        await partitions.take_over({0}, ours)
+        assert await swept_ms() > later_ms
         await partitions.close()
 
     asyncio.run(story())
