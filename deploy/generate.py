@@ -81,6 +81,15 @@ PANELS: list[tuple[str, str, list[tuple[str, str]], str]] = [
     ("Offers by campaign", "ops", [(by_rate("offerstream_offers_total", "campaign"), "{{campaign}}")], ""),
     ("Decisions by reason", "ops", [(by_rate("offerstream_decisions_total", "reason"), "{{reason}}")], ""),
     (
+        "Silences",
+        "ops",
+        [
+            (by_rate("offerstream_silences_total", "pod"), "fell due: {{pod}}"),
+            (by_rate("offerstream_swept_rows_total", "pod"), "rows swept: {{pod}}"),
+        ],
+        "Users from whom nothing came for as long as a campaign waits, and the rows gone through to find them.",
+    ),
+    (
         "Dead letters by source",
         "ops",
         [
