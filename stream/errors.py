@@ -10,7 +10,8 @@
         ├── StoreCorruptError     the local store is not usable: set aside and restored from the changelog
         └── DeliveryError         the broker did not take what was sent
             └── TransactionError      a transaction failed: the partition is taken over anew (`stream.kafka.partitions`)
-                └── FencedError       another worker has taken the partition over, or the broker gave up on ours
+                ├── FencedError       another worker has taken the partition over, or the broker gave up on ours
+                └── LateCommitError   it was committed, but a copy of the request may come again: a new epoch is needed
 
 Bad events are no errors: they become dead letters (`stream.kafka.decode`). A refused model or campaign is counted and
 the one in force stays (`stream.kafka.control`). Anything else that is raised is a bug: the process ends at once without
@@ -63,3 +64,7 @@ class FencedError(TransactionError):
 
     Or they gave up on a transaction that took longer than its time-out, which looks the same.
     """
+
+
+class LateCommitError(TransactionError):
+    """A transaction was committed by a request that may come a second time."""

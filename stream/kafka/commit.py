@@ -86,6 +86,11 @@ class AtLeastOnce:
         # 3.
         return self._applied_producer.send_last(settings.changelog, applied_record.KEY, sent.applied) + 1
 
+    @property
+    def may_commit_again(self) -> bool:
+        """Never: there is nothing to commit."""
+        return False
+
     def close(self) -> None:
         """Drop what is not sent."""
         self._producer.close()
@@ -133,6 +138,11 @@ class ExactlyOnce:
         offset = producer.commit(settings.changelog, applied_record.KEY, sent.applied)
         _observe_latency(sent, self._metrics)
         return offset + 2  # the marker has an offset of its own
+
+    @property
+    def may_commit_again(self) -> bool:
+        """See `TransactionalProducer`: then no other transaction may follow, only a take-over."""
+        return self._producer.may_commit_again
 
     def close(self) -> None:
         """Drop what is not sent; an open transaction is aborted by the next owner, or by its time-out."""

@@ -30,7 +30,7 @@ from stream.core.budget import Wallet, name_open_offers
 from stream.core.events import SOURCES
 from stream.core.rounds import by_steps, pieces
 from stream.core.row import ROW_FORMAT, gather, pack, scatter
-from stream.errors import DeliveryError, TransactionError
+from stream.errors import DeliveryError, LateCommitError, TransactionError
 from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied, SourcePosition, SweepState
 from stream.kafka.cluster import INPUTS, Cluster, log_ranges
@@ -289,6 +289,8 @@ class Partition:
         3. Store: RocksDB takes the bytes that were sent, never the columns, with the changelog's offset. Nothing is
            stored before it is acknowledged, or a restart would take rows for applied that the changelog does not know.
         4. Release: source offsets may be committed, slots may be evicted.
+        5. If a copy of the commit may still be under way, nothing may be sent that it could commit: the partition is
+           taken over anew, which makes the copy void.
 
         Returns:
             Whether the partition is sound.
@@ -313,7 +315,11 @@ class Partition:
             await loop.run_in_executor(compute, self._keep, sent, changelog_end)
             # 4.
             self.committed = sent.positions
-            return True
+            # 5.
+            if self._sender.may_commit_again and not self.failed:
+                self.failed = True
+                self._on_failed(self, LateCommitError(f"partition {self.number}: its commit may come a second time"))
+            return not self.failed
 
     def _snapshot(self) -> Sent | None:
         open_, in_force = self._open, self._open.in_force

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from faust.types import TP
 
-from stream.errors import BrokerSilentError, FencedError, PartitionError, SetupError, TransactionError
+from stream.errors import BrokerSilentError, FencedError, LateCommitError, PartitionError, SetupError, TransactionError
 from stream.kafka.cluster import INPUTS, Cluster, log_ranges, look
 from stream.kafka.control import InForce
 from stream.kafka.intake import passed_over
@@ -234,7 +234,9 @@ class Partitions:
             renewal.add_done_callback(self._renewals.discard)
 
     def _count_failure(self, error: TransactionError) -> bool:
-        """Whether it makes sense to go on."""
+        """Whether it makes sense to go on. A late commit is no failure: nothing was lost, however often it happens."""
+        if isinstance(error, LateCommitError):
+            return True
         self._shared.metrics.transactions_failed.inc()
         now_s = time.monotonic()
         self._failures.append(now_s)

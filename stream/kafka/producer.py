@@ -18,6 +18,10 @@ Header = tuple[str, bytes]
 _SLICE_S = 1.0
 """How long a call that waits for the brokers may hold its thread before it looks whether it is still wanted."""
 
+_RETRY_BACKOFF_MS = 500
+_REPEATED_S = 0.8 * _RETRY_BACKOFF_MS / 1000
+"""librdkafka waits for its backoff, less a fifth at most, before it repeats a request: what took less was sent once."""
+
 _FENCED = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)  # noqa: SLF001 public
 
 
@@ -206,10 +210,13 @@ class TransactionalProducer(BulkProducer):
             "transactional.id": transactional_id(settings, partition),
             "transaction.timeout.ms": settings.transaction_timeout_ms,
             "message.timeout.ms": settings.transaction_timeout_ms,
+            "retry.backoff.ms": _RETRY_BACKOFF_MS,
         }
         # A record that is not delivered fails its transaction, so bulk needs no reports at all.
         self._begin(settings, partition, own, None, make)
         self._give_up_ms = settings.delivery_timeout_ms
+        self.may_commit_again = False
+        """The request for the last commit may have been sent twice, and the copy may still be under way."""
 
     def initialise(self, still_wanted: Callable[[], bool]) -> bool:
         """Fence every other producer of this partition, and wait until what they left open is aborted or committed.
@@ -240,7 +247,11 @@ class TransactionalProducer(BulkProducer):
     def commit(self, topic: str, key: bytes, value: bytes) -> int:
         """Send the transaction's last record and commit it.
 
-        A commit that times out may have happened or not, so it is asked for again until the brokers say which.
+        A commit that times out may have happened or not, so it is asked for again until the brokers say which. If its
+        connection breaks, librdkafka itself sends the request again over another one. The first copy may still come: it
+        bears the epoch that the next transaction has too (librdkafka speaks the protocol in which a commit does not
+        raise it, whatever brokers can), and would commit what there is of that. So there must be none:
+        `may_commit_again`.
 
         Returns:
             The record's offset; the transaction's marker has the next one.
@@ -250,7 +261,10 @@ class TransactionalProducer(BulkProducer):
         """
         self._last_offset = -1
         self._produce(topic, key, value, self._note, [])
+        self.flush()
+        began_s = time.monotonic()
         self._insist(self._producer.commit_transaction, lambda: True)
+        self.may_commit_again = time.monotonic() - began_s >= _REPEATED_S
         if self._last_offset < 0:
             raise TransactionError(f"partition {self._partition}: committed, but where is not known")
         return self._last_offset

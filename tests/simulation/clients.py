@@ -1,5 +1,6 @@
 """Clients of the simulated brokers, with the methods of confluent-kafka's that the worker calls, and their errors."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from types import SimpleNamespace
@@ -15,6 +16,9 @@ ANSWER_LOST_SHARE = 0.15
 """Of the requests that are repeated until they are answered, those whose answer gets lost."""
 ASKED_EARLY_SHARE = 0.1
 """Of the requests that brokers cannot answer yet, those that are sent all the same."""
+REPEATED_SHARE = 0.1
+"""Of the requests for a commit, those that librdkafka sends twice."""
+RETRY_BACKOFF_S = 0.5
 NOTHING_FETCHED_SHARE = 0.1
 """Of the moments at which a reader has nothing to read, those at which it stops to wait for more."""
 DELIVERY_FAILED_SHARE = 0.02
@@ -117,6 +121,7 @@ class Producer:
         self._name = name
         self._epoch = -1
         self._waiting: list[tuple[Log, Record, OnDelivery]] = []
+        self._added: set[Log] = set()
         self._failed = False
         self._fenced = False
 
@@ -136,6 +141,7 @@ class Producer:
     def begin_transaction(self) -> None:
         if self._fenced:
             raise _fenced()
+        self._added.clear()
         self._failed = self._network.draw.random() < DELIVERY_FAILED_SHARE
 
     def produce(
@@ -191,7 +197,9 @@ class Producer:
     def _take(self, log: Log, records: Sequence[Record]) -> int:
         if self._name is None:
             return self._broker.append(log, records)
-        self._broker.add(self._name, self._epoch, log)
+        if log not in self._added:  # once: it does not expect its transaction to be ended by somebody else
+            self._broker.add(self._name, self._epoch, log)
+            self._added.add(log)
         return self._broker.produce(self._name, self._epoch, log, records)
 
     def flush(self, timeout_s: float) -> int:
@@ -212,8 +220,12 @@ class Producer:
         if self._failed:
             error = KafkaError(KafkaError._INCONSISTENT, "not delivered", txn_requires_abort=True)
             raise KafkaException(error)
+        epoch = self._epoch
         try:
-            self._network.send(f"end {name}", lambda: self._broker.end(name, self._epoch))
+            if self._network.draw.random() < REPEATED_SHARE:  # its connection breaks, and it may come all the same
+                self._broker.late.append((f"end {name}", lambda: self._broker.end(name, epoch)))
+                time.sleep(RETRY_BACKOFF_S)
+            self._network.send(f"end {name}", lambda: self._broker.end(name, epoch))
         except Busy:
             raise _timed_out() from None
         except Fenced:

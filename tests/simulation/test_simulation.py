@@ -146,3 +146,9 @@ def test_it_finds_an_end_that_was_asked_for_too_early(disks: Path, monkeypatch: 
 def test_it_finds_brokers_that_do_not_wait_for_markers(disks: Path) -> None:
     """An id that is initialised while its last transaction is being committed: its markers come after the restore."""
     assert first_found("duplicated", disks, waits_for_markers=False)
+
+
+def test_it_finds_a_commit_that_comes_again(disks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka repeated a commit, and its first copy ends the next transaction in its midst."""
+    monkeypatch.setattr(producer, "_REPEATED_S", float("inf"))
+    assert first_found("duplicated", disks)

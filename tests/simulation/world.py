@@ -70,6 +70,8 @@ class World:
         self._guarantee = guarantee
         self._marker_share = self.draw.choice([1.0, 0.2, 0.05])
         """Of the steps, those in which a marker may come that is to be written."""
+        self._late_share = self.draw.choice([1.0, 0.1, 0.02])
+        """Of the steps, those in which a request may come whose sender does not wait for it."""
         self.at_rest = False
         """Nothing is published any more, nor delivered again."""
         self._generation = 0
@@ -125,7 +127,7 @@ class World:
         found: list[Callable[[], None]] = [
             partial(self._mark, name, log) for name, log in broker.markers() if self.draw.random() < self._marker_share
         ]
-        found += [partial(self._arrive, late) for late in broker.late]
+        found += [partial(self._arrive, late) for late in broker.late if self.draw.random() < self._late_share]
         found += [partial(self._tell, w) for w in self._plans if not w.asleep]
         if not self.at_rest:
             found += [w.poll for w in self.workers if w.may_poll()]
