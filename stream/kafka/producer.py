@@ -86,11 +86,14 @@ class BulkProducer:
         self._failed: KafkaError | None = None
         self._closed = False
         self._last_offset = -1
+        self._noted_s = 0.0
+        """When a delivery was reported last."""
         self._on_bulk = on_bulk
         """Called back for records of `send`."""
         self._producer = make(_configuration(settings, partition) | own)
 
     def _note(self, error: KafkaError | None, message: Message) -> None:
+        self._noted_s = time.monotonic()
         if error is not None:
             self._failed = self._failed or error
         else:
@@ -261,10 +264,9 @@ class TransactionalProducer(BulkProducer):
         """
         self._last_offset = -1
         self._produce(topic, key, value, self._note, [])
-        self.flush()
-        began_s = time.monotonic()
         self._insist(self._producer.commit_transaction, lambda: True)
-        self.may_commit_again = time.monotonic() - began_s >= _REPEATED_S
+        # Deliveries are reported before the commit is asked for.
+        self.may_commit_again = time.monotonic() - self._noted_s >= _REPEATED_S
         if self._last_offset < 0:
             raise TransactionError(f"partition {self._partition}: committed, but where is not known")
         return self._last_offset

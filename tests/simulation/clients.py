@@ -16,7 +16,7 @@ ANSWER_LOST_SHARE = 0.15
 """Of the requests that are repeated until they are answered, those whose answer gets lost."""
 ASKED_EARLY_SHARE = 0.1
 """Of the requests that brokers cannot answer yet, those that are sent all the same."""
-REPEATED_SHARE = 0.1
+REPEATED_SHARE = 0.3
 """Of the requests for a commit, those that librdkafka sends twice."""
 RETRY_BACKOFF_S = 0.5
 NOTHING_FETCHED_SHARE = 0.1

@@ -70,7 +70,7 @@ class World:
         self._guarantee = guarantee
         self._marker_share = self.draw.choice([1.0, 0.2, 0.05])
         """Of the steps, those in which a marker may come that is to be written."""
-        self._late_share = self.draw.choice([1.0, 0.1, 0.02])
+        self._late_share = self.draw.choice([1.0, 0.1, 0.05])
         """Of the steps, those in which a request may come whose sender does not wait for it."""
         self.at_rest = False
         """Nothing is published any more, nor delivered again."""
