@@ -70,8 +70,9 @@ class World:
         self._guarantee = guarantee
         self._marker_share = self.draw.choice([1.0, 0.2, 0.05])
         """Of the steps, those in which a marker may come that is to be written."""
-        self._late_share = self.draw.choice([1.0, 0.1, 0.05])
-        """Of the steps, those in which a request may come whose sender does not wait for it."""
+        self._late_share = self.draw.choice([1.0, 0.1, 0.05] if guarantee == "exactly_once" else [1.0])
+        """Of the steps, those in which a request may come whose sender does not wait for it. At least once they come
+        soon: nothing keeps what a dead worker sent from coming behind what its successor sent."""
         self.at_rest = False
         """Nothing is published any more, nor delivered again."""
         self._generation = 0
