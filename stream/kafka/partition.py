@@ -161,19 +161,21 @@ class Partition:
 
     async def sweep(self, in_force: InForce) -> bool:
         """Do a turn of the sweep that is under way or due, between two batches; whether there is more of it to do."""
-        if self.failed or not self._sweep.waits(time.time_ns() // 1_000_000):
+        now_ms, begins = time.time_ns() // 1_000_000, not self._sweep.state.tick_ms
+        if self.failed or not self._sweep.waits(now_ms):
             return False
-        await self._in_turn(lambda: self._sweep.turn(self._open, in_force, self._sequence), at_once=True)
+        turn = lambda: self._sweep.turn(self._open, self._sequence, in_force, now_ms)  # noqa: E731 the state of then
+        await self._in_turn(turn, at_once=True, stored=begins)
         return self._sweep.state.tick_ms > 0 and not self.failed
 
-    async def _in_turn(self, function: Callable[..., bool], *args: object, at_once: bool) -> None:
-        """Compute, when there is room for what comes of it; where that is something, ask for its commit."""
+    async def _in_turn(self, function: Callable[..., bool], *args: object, at_once: bool, stored: bool = False) -> None:
+        """Compute, when there is room, and what was computed is `stored`; if something comes of it, have it sent."""
         compute = partial(asyncio.get_running_loop().run_in_executor, self._shared.compute, function, *args)
         try:
             async with self._apply_lock:
                 while self._open.outputs.n_bytes > 2 * self._settings.commit_bytes and not self.failed:
                     await self.commit()
-                if self.failed:
+                if self.failed or (stored and not await self.commit()):
                     return
                 try:
                     found = await compute()

@@ -108,20 +108,21 @@ class Sweep:
         latest_ms, lagged_ms = min(self._latest_ms, now_ms), now_ms - self._settings.sweep_lag_ms
         return None if behind and latest_ms < lagged_ms else max(latest_ms, lagged_ms)
 
-    def turn(self, open_: Unsent, in_force: InForce, sequence: int) -> bool:
+    def turn(self, open_: Unsent, sequence: int, in_force: InForce, until_ms: int) -> bool:
         """Go through the next rows and answer the silences that fell due.
 
         1. A sweep begins: its time is fixed, whichever worker brings it to its end.
-        2. The next rows, as the store has them. A change that is not committed yet was an event that came only now: was
-           it so late that a silence is over by now, that one was not heard of in time.
+        2. The next rows, as the store has them. What it does not have was applied after `until_ms`: an event that came
+           so late that its silence is over already.
         3. Those that may be due are taken into memory, where their latest changes are.
         4. Those that are due are answered, rule by rule.
         5. The cursor moves; behind the last row the sweep is at its end.
 
         Args:
             open_: what the next commit sends.
-            in_force: campaigns and the scorer.
             sequence: of the partition.
+            in_force: campaigns and the scorer.
+            until_ms: where a sweep begins: all that was applied until then is in the store.
 
         Returns:
             Whether there is something to commit.
@@ -131,7 +132,7 @@ class Sweep:
         """
         now_ms, campaigns, parts = time.time_ns() // 1_000_000, in_force.campaigns, self._parts
         # 1.
-        if not (self.state.tick_ms or self._begin(now_ms, campaigns)):
+        if not (self.state.tick_ms or self._begin(min(now_ms, until_ms), campaigns)):
             return False
         if not self._sees_all:
             parts.store.write()

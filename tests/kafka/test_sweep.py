@@ -196,6 +196,27 @@ def test_an_event_that_comes_while_a_sweep_is_under_way_ends_the_silence(site: S
     assert offered(site) == {"a": 1, "b": 1, "c": 1}
 
 
+def test_a_row_whose_commit_is_late_is_seen(site: Site) -> None:
+    """Brokers may take their time: what was applied is stored before a sweep looks into the store."""
+    force = in_force(WIN_BACK | {"trigger": {"silent_for": "1s"}})
+
+    async def story() -> None:
+        room = Room(site, sweep_interval_ms=100, sweep_lag_ms=60_000, commit_interval_ms=60_000)
+        async with room.partition() as partition:
+            await partition.apply(published(site, last_seen(["z"], now_ms())), force)
+            await partition.drain()
+            await asyncio.sleep(0.2)  # for the commit that was asked for; the next one comes a minute later
+            begin_ms = now_ms()
+            partition._sweep.state = SweepState(swept_ms=begin_ms)
+            await partition.apply(published(site, last_seen(["a"], begin_ms), more_waits=True), force)
+            await partition.apply(published(site, last_seen(["b"], begin_ms + 1_500), more_waits=True), force)
+            await asyncio.sleep(max(0, begin_ms + 1_600 - now_ms()) / 1000)
+            await swept(partition, force, begin_ms + 1_000)
+
+    asyncio.run(story())
+    assert offered(site)["a"] == 1
+
+
 def test_what_was_silent_before_the_first_sweep_gets_nothing_and_repeats_reach_it(site: Site) -> None:
     """History that is loaded gives nobody an offer; a campaign that repeats reaches the long silent in their time."""
     force = in_force(WIN_BACK | {"trigger": {"silent_for": "30d", "repeat_every": "30d"}})
