@@ -199,9 +199,7 @@ class Partition:
             metrics.event[source, "dead"].inc(len(decoded.dead))
             metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
             self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead, metrics))
-        latest_ms = 0
-        if taken.users:
-            latest_ms = self._absorb(taken, slots[: len(taken.users)], in_force, lap)
+        latest_ms = self._absorb(taken, slots[: len(taken.users)], in_force, lap) if taken.users else 0
         self._join_and_erase(taken, slots[len(taken.users) :])
         lap.report(metrics)
         metrics.batch_rows.observe(batch.n_records)
@@ -297,8 +295,7 @@ class Partition:
         Returns:
             Whether the partition is sound.
         """
-        loop = asyncio.get_running_loop()
-        compute = self._shared.compute
+        computed = partial(asyncio.get_running_loop().run_in_executor, self._shared.compute)
         async with self._commit_lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -306,7 +303,7 @@ class Partition:
             self._commit_due.clear()
             self._commit_began_s = time.monotonic()
             # 1.
-            sent = None if self.failed else await loop.run_in_executor(compute, self._snapshot)
+            sent = None if self.failed else await computed(self._snapshot)
             if sent is None:
                 return not self.failed
             # 2.
@@ -314,7 +311,7 @@ class Partition:
             if changelog_end is None:
                 return False
             # 3.
-            await loop.run_in_executor(compute, self._keep, sent, changelog_end)
+            await computed(self._keep, sent, changelog_end)
             # 4.
             self.committed = sent.positions
             # 5.
@@ -338,8 +335,7 @@ class Partition:
             budgets=self.wallet.state(),
             sweep=self._sweep.state,
         )
-        rows = open_.outputs.rows
-        if rows:
+        if rows := open_.outputs.rows:
             self._metrics.row_bytes.set(sum(map(len, filter(None, rows.values()))) / len(rows))
         return open_.sent(applied_record.encode(applied), dict(self.read))
 
@@ -362,10 +358,8 @@ class Partition:
         return self.failed
 
     def _send(self, sent: Sent) -> int:
-        began_s = time.perf_counter()
-        end = self._sender.send(sent)
-        self._metrics.stage["commit"].observe(time.perf_counter() - began_s)
-        return end
+        with self._metrics.stage["commit"].time():
+            return self._sender.send(sent)
 
     def _keep(self, sent: Sent, changelog_end: int) -> None:
         began_s = time.perf_counter()
