@@ -80,7 +80,8 @@ def demo(tmp_path: Path, *arguments: str) -> Iterator[Running]:
                 process.kill()
 
 
-@pytest.mark.long
+@pytest.mark.needs_broker
+@pytest.mark.timeout(400)
 def test_the_whole_demo(tmp_path: Path) -> None:
     with demo(tmp_path) as running:
         while running.process.poll() is None:
