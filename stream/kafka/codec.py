@@ -44,6 +44,7 @@ OptionalId = Annotated[str, Meta(max_length=128)] | None
 UserId = Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX)]
 Text = Annotated[str, Meta(max_length=8192)]
 TimeMs = Annotated[int, Meta(ge=TIME_MIN_MS, le=TIME_MAX_MS)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 Minor = Annotated[int, Meta(ge=0, le=10**12)]
 Currency = Annotated[str, Meta(min_length=3, max_length=3)]  # `decode` compares it with the one that is right
 Count = Annotated[int, Meta(ge=0, le=10**9)]
@@ -189,9 +190,9 @@ class BudgetMove(Struct, kw_only=True, gc=False, omit_defaults=True):
 class Champion(Struct, kw_only=True, gc=False):
     """Topic models, key `champion`: the model that workers score with; `stream.scoring.control` has the other keys."""
 
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
+    sha256: Sha256
     published_ms: TimeMs
-    before: Annotated[tuple[str, ...], Meta(max_length=5)] | UnsetType = UNSET
+    before: Annotated[tuple[Sha256, ...], Meta(max_length=5)] | UnsetType = UNSET
 
 
 SOURCE_VALUES: dict[str, type[Click | Order | Feedback | Redemption | Customer]] = {
