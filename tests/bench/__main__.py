@@ -27,6 +27,8 @@ from tests.bench.load import PublishError
 from tests.bench.measure import OutputError
 from tests.bench.program import ProgramError
 
+JOBS = ("few", "many", "streams", "decide")
+
 PARTITIONS = 4
 WIDTH_FILE = 160
 """Columns where the output goes to a file."""
@@ -61,10 +63,11 @@ def broker(folder: Path) -> Iterator[Kafka]:
 )
 @click.option(
     "--jobs",
-    type=click.Choice(["all", "few", "many", "streams", "decide"]),
-    default="all",
+    type=click.Choice(JOBS),
+    multiple=True,
+    default=JOBS,
     show_default=True,
-    help="A part of it by itself.",
+    help="Parts of it, in this order; repeatable.",
 )
 @click.option(
     "--guarantee",
@@ -74,7 +77,7 @@ def broker(folder: Path) -> Iterator[Kafka]:
     show_default=True,
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=VAR / "bench.json", show_default=True)
-def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str, ...], out: Path) -> None:
+def main(*, quick: bool, seed: int, peer: bool, jobs: tuple[str, ...], guarantee: tuple[str, ...], out: Path) -> None:
     """Measure the whole job on a real broker against plain Faust and, where a JDK is there, Kafka Streams."""
     console = Console()
     if not console.is_terminal:
@@ -82,7 +85,7 @@ def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str,
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the programs would go on without us
     sizes = QUICK if quick else FULL
     console.print(f"{report.machine()}; commit {report.commit()}; seed {seed}; n = {sizes.events:,} events")
-    if jobs == "decide":  # needs no broker
+    if set(jobs) == {"decide"}:  # needs no broker
         finish(decide.measure(seed), seed, out, console)
         return
     VAR.mkdir(exist_ok=True)
@@ -93,13 +96,13 @@ def main(*, quick: bool, seed: int, peer: bool, jobs: str, guarantee: tuple[str,
         with broker(folder) as kafka, Progress(*columns, console=console) as bars:
             bench = Bench(kafka, folder, sizes, seed, bars, guarantee, peers=peer)
             rows = bench.rows
-            if jobs in ("all", "few"):
+            if "few" in jobs:
                 bench.few_users()
-            if jobs in ("all", "many"):
+            if "many" in jobs:
                 bench.many_users()
-            if jobs in ("all", "streams"):
+            if "streams" in jobs:
                 bench.streams()
-            if jobs == "all":
+            if "decide" in jobs:
                 rows += decide.measure(seed)
     except (BrokerError, OfferstreamError, ProgramError, PublishError, OutputError) as error:
         if rows:  # what was measured until then is shown, and not written
