@@ -37,10 +37,20 @@ class Kafka:
         self._groups: dict[str, Consumer] = {}
 
     def create(self, *topics: str) -> None:
-        """Make topics that are keyed by user."""
+        """Make topics that are keyed by user, and wait until each partition has a leader that knows it is one."""
         made = self._admin.create_topics([NewTopic(topic, self.partitions, 1) for topic in topics])
         for future in made.values():
             future.result(TIMEOUT_S)
+        deadline_s = time.monotonic() + TIMEOUT_S
+        for topic in topics:
+            while True:
+                try:
+                    self.ends(topic)
+                    break
+                except KafkaException:
+                    if time.monotonic() > deadline_s:
+                        raise
+                    time.sleep(0.1)
 
     def ends(self, topic: str) -> dict[int, int]:
         """Next offset to be written, by partition."""
