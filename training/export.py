@@ -41,26 +41,14 @@ def _inputs(network: Network) -> dict[str, tuple[int, ...]]:
 
 
 def _name(model: Any, outputs: list[str]) -> None:  # noqa: ANN401  onnx has no types
-    """Give every value a name of our own.
-
-    tf2onnx calls the outputs of a function Identity, Identity_1 and so on, in order, and numbers the rest by what else
-    the process has converted: the same network would give another file the second time.
-    """
+    """Names and shapes of our own, for inputs and outputs that tf2onnx calls Identity, Identity_1 and so on."""
     graph = model.graph
-    new = {given.name: given.name for given in graph.input}
-    new |= {output.name: name for output, name in zip(graph.output, outputs, strict=True)}
-    for node in graph.node:
-        for name in (*node.input, *node.output):
-            new.setdefault(name, f"v{len(new)}" if name else "")  # "" is an input left out
-        node.input[:] = [new[name] for name in node.input]
-        node.output[:] = [new[name] for name in node.output]
-        node.name = ""
-    for constant in graph.initializer:
-        constant.name = new[constant.name]
-    constants = sorted(graph.initializer, key=lambda constant: constant.name)
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
     widths = [output.type.tensor_type.shape.dim[1].dim_value for output in graph.output]
+    numbered = _put_in_order(graph)
+    said = {numbered[output.name]: name for output, name in zip(graph.output, outputs, strict=True)}
+    for node in graph.node:
+        node.input[:] = [said.get(value, value) for value in node.input]
+        node.output[:] = [said.get(value, value) for value in node.output]
     del graph.output[:], graph.value_info[:]
     for name, width in zip(outputs, widths, strict=True):
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
@@ -68,6 +56,52 @@ def _name(model: Any, outputs: list[str]) -> None:  # noqa: ANN401  onnx has no 
         given.type.tensor_type.shape.dim[0].dim_param = "batch"
     graph.name = "step"
     model.producer_name, model.producer_version, model.doc_string, graph.doc_string = "offerstream", "", "", ""
+
+
+def _put_in_order(graph: Any) -> dict[str, str]:  # noqa: ANN401  onnx has no types
+    """Constants and nodes in an order that the network alone decides, each once, values numbered: old to new names.
+
+    tf2onnx orders and merges by names, and has numbers in them: of what the process has converted, and of the layers
+    that Keras has made in it. The same network would give another file the second time.
+    """
+    makers = {value: node for node in graph.node for value in node.output}
+    makers |= {constant.name: constant for constant in graph.initializer}
+    new = {given.name: given.name for given in graph.input} | {"": ""}  # "" is an input left out
+    values_of: dict[bytes, list[str]] = {}
+    constants, nodes = [], []
+
+    def reach(value: str) -> None:
+        """What a value is made of, and then what makes it."""
+        if value in new:
+            return
+        made = makers[value]
+        made.name = ""
+        if isinstance(made, TensorProto):
+            old = [value]
+        else:
+            for given in made.input:
+                reach(given)
+            made.input[:] = [new[given] for given in made.input]
+            old = list(made.output)
+            made.output[:] = ["v" if output else "" for output in old]
+            made.attribute.sort(key=lambda attribute: attribute.name)
+        same = values_of.setdefault(made.SerializeToString(deterministic=True), [])
+        if not same:
+            same.extend(output and f"v{len(values_of)}_{at}" for at, output in enumerate(old))
+            if isinstance(made, TensorProto):
+                made.name = same[0]
+                constants.append(made)
+            else:
+                made.output[:] = same
+                nodes.append(made)
+        new.update(zip(old, same, strict=True))
+
+    for output in graph.output:
+        reach(output.name)
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants)
+    return new
 
 
 def parity(network: Network, bare: bytes, steps: NDArray[np.uint8]) -> Parity:

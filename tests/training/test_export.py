@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
+import tf2onnx
 
 from stream.core.features import FEATURES, dequantise
 from stream.core.row import N_FEATURES, N_STEPS
@@ -44,6 +45,22 @@ def test_tensorflow_and_onnx_agree(fitted: Fitted, bare: bytes) -> None:
     found = parity(fitted.network, bare, histories(1, 50, 80))
     assert 0 <= found.one_step <= 1e-5
     assert 0 <= found.sequence <= 1e-5
+
+
+@pytest.mark.parametrize("architecture", BUILDERS)
+def test_the_same_network_is_the_same_file_whatever_the_process_has_converted(architecture: str, split: Split) -> None:
+    """Names of nodes had decided in which order tf2onnx put them, and numbers in them on how many came before."""
+    standardised = standard(dequantise(split.train.steps))
+    n_arms = 1 if architecture in DEPTH_BUILDERS else 3
+
+    def made(converted: int) -> bytes:
+        keras.utils.set_random_seed(3)
+        network = BUILDERS[architecture](standardised, n_arms, 0.3)
+        tf2onnx.utils.INTERNAL_NAME = converted
+        return export(network)
+
+    first = made(0)
+    assert [converted for converted in (13, 28, 55, 58, 70, 990, 9_960) if made(converted) != first] == []
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
