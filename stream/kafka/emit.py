@@ -1,7 +1,7 @@
 """Emit: what a batch has to tell the world, as bytes that wait for the commit."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -14,10 +14,10 @@ from stream.core.campaign import CampaignSet, Silence
 from stream.core.decide import Decisions, Reason
 from stream.core.events import SOURCES
 from stream.core.features import LATE
-from stream.core.row import N_FEATURES, gather
+from stream.core.row import gather
 from stream.kafka.codec import DeadLetter, dead_letter_record
 from stream.kafka.control import InForce
-from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers, offer_hashes, silence_ids
+from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers, offer_hashes, offer_ids, silence_ids
 from stream.kafka.event_time import count_late
 from stream.kafka.producer import BulkProducer, Header
 from stream.metrics import Metrics
@@ -25,6 +25,9 @@ from stream.settings import Settings
 
 SWEEP = SourceTopic("sweep", "")
 """In the place of a topic, where no event was answered, but that none came."""
+
+_NO_MODEL = {0: ""}
+"""Names of the models that score where nothing came."""
 
 DeadRecord = tuple[bytes | None, bytes | None, list[Header]]
 
@@ -146,58 +149,22 @@ class Emitter:
             sequence: of the partition before these events.
             metrics: decisions are counted here.
         """
-        decisions, campaigns = outcome.decisions, in_force.campaigns
         is_step = outcome.row_seqs > 0
-        _count(gather(decisions, np.flatnonzero(is_step)), campaigns, metrics)
         count_late(events, is_step & (outcome.steps[:, 0] >= LATE), metrics)
-        names = in_force.scorer.names
-        sampled = decisions["draw"] < self._settings.decision_sample
-        logged = np.flatnonzero(is_step & ((decisions["eligible"] != 0) | sampled))
-        offered = np.flatnonzero(decisions["reason"] == Reason.OFFERED)
-        partition_seqs = sequence + np.cumsum(is_step)
-        decision_users = [users[i] for i in logged.tolist()]
-        offer_users = [users[i] for i in offered.tolist()]
-        triggers = gather(events, offered)
-        return Emitted(
-            offered,
-            offer_hashes(self._topics, self._partition, triggers) if campaigns.budgeted else [],
-            offer_users,
-            encode_offers(
-                self._topics,
-                self._partition,
-                offer_users,
-                triggers,
-                gather(decisions, offered),
-                campaigns,
-                [names[model] for model in outcome.models[offered].tolist()],
-                now_ms,
-                self._settings.currency,
-            ),
-            decision_users,
-            encode_decisions(
-                self._topics,
-                self._partition,
-                decision_users,
-                gather(events, logged),
-                gather(decisions, logged),
-                outcome.steps[logged],
-                outcome.row_seqs[logged],
-                partition_seqs[logged],
-                campaigns,
-                [names[model] for model in outcome.models[logged].tolist()],
-                now_ms,
-            ),
-        )
+        return self._emitted(
+            self._topics, events, users, outcome, is_step, sequence + np.cumsum(is_step),
+            in_force.campaigns, in_force.scorer.names, now_ms, metrics,
+            lambda _, some: offer_ids(self._topics, self._partition, some),
+        )  # fmt: skip
 
     def emit_silences(
         self,
         rule: Silence,
         silences: Events,
         users: Sequence[bytes],
-        decisions: Decisions,
+        outcome: OutcomeT,
         campaigns: CampaignSet,
         now_ms: int,
-        row_seqs: NDArray[np.uint64],
         sequence: int,
         metrics: Metrics,
     ) -> Emitted:
@@ -207,35 +174,73 @@ class Emitter:
             rule: what they are due by.
             silences: EVENT [n], see `stream.core.silence`.
             users: their users.
-            decisions: DECISION [n].
-            campaigns: they were made with.
+            outcome: of answering them.
+            campaigns: they were answered with.
             now_ms: time of the decisions.
-            row_seqs: [n], of the users' latest steps.
             sequence: of the partition's latest step.
             metrics: decisions are counted here.
         """
-        _count(decisions, campaigns, metrics)
+        n = len(silences)
+        return self._emitted(
+            [SWEEP], silences, users, outcome, np.ones(n, bool), np.full(n, sequence), campaigns, _NO_MODEL, now_ms,
+            metrics, lambda some_users, some: silence_ids(rule, some_users, some),
+        )  # fmt: skip
+
+    def _emitted(
+        self,
+        topics: Sequence[SourceTopic],
+        events: Events,
+        users: Sequence[bytes],
+        outcome: OutcomeT,
+        decided: NDArray[np.bool_],
+        partition_seqs: NDArray[np.int64],
+        campaigns: CampaignSet,
+        models: Mapping[int, str],
+        now_ms: int,
+        metrics: Metrics,
+        ids_of: Callable[[list[bytes], Events], list[str]],
+    ) -> Emitted:
+        """What comes of those events that were `decided` on; `ids_of` names decisions by their users and events."""
+        decisions = outcome.decisions
+        _count(gather(decisions, np.flatnonzero(decided)), campaigns, metrics)
         sampled = decisions["draw"] < self._settings.decision_sample
-        logged = np.flatnonzero((decisions["eligible"] != 0) | sampled)
+        logged = np.flatnonzero(decided & ((decisions["eligible"] != 0) | sampled))
         offered = np.flatnonzero(decisions["reason"] == Reason.OFFERED)
-        n = len(logged)
         decision_users, offer_users = ([users[i] for i in at.tolist()] for at in (logged, offered))
-        offer_ids = silence_ids(rule, offer_users, silences[offered])
+        triggers, offer_triggers = gather(events, logged), gather(events, offered)
+        ids = ids_of(offer_users, offer_triggers)
         return Emitted(
             offered,
-            [xxh3_64_intdigest(id_.encode()) for id_ in offer_ids],
+            offer_hashes(ids) if campaigns.budgeted else [],
             offer_users,
             encode_offers(
-                [SWEEP], self._partition, offer_users, silences[offered], decisions[offered], campaigns,
-                [""] * len(offered), now_ms, self._settings.currency, offer_ids,
+                topics,
+                self._partition,
+                offer_users,
+                offer_triggers,
+                gather(decisions, offered),
+                campaigns,
+                [models[model] for model in outcome.models[offered].tolist()],
+                now_ms,
+                self._settings.currency,
+                ids,
             ),
             decision_users,
             encode_decisions(
-                [SWEEP], self._partition, decision_users, silences[logged], decisions[logged],
-                np.zeros((n, N_FEATURES), np.uint8), row_seqs[logged], np.full(n, sequence), campaigns,
-                [""] * n, now_ms, silence_ids(rule, decision_users, silences[logged]),
+                topics,
+                self._partition,
+                decision_users,
+                triggers,
+                gather(decisions, logged),
+                outcome.steps[logged],
+                outcome.row_seqs[logged],
+                partition_seqs[logged],
+                campaigns,
+                [models[model] for model in outcome.models[logged].tolist()],
+                now_ms,
+                ids_of(decision_users, triggers),
             ),
-        )  # fmt: skip
+        )
 
     def dead_letters(self, dead: Sequence[DeadLetter], metrics: Metrics) -> list[DeadRecord]:
         """Records for dead-letters."""

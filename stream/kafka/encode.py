@@ -149,12 +149,12 @@ def offer_id(topic_id: str, partition: int, offset: int) -> str:
     return xxh3_128_hexdigest(f"{topic_id}:{partition}:{offset}".encode())
 
 
-def offer_hashes(topics: Sequence[SourceTopic], partition: int, events: Events) -> list[int]:
-    """Hashes of the ids of the offers on events, as later events carry them that speak of the offers."""
-    return [xxh3_64_intdigest(id_.encode()) for id_ in _ids(topics, partition, events)]
+def offer_hashes(ids: Sequence[str]) -> list[int]:
+    """Hashes of ids of offers, as later events carry them that speak of the offers."""
+    return [xxh3_64_intdigest(id_.encode()) for id_ in ids]
 
 
-def _ids(topics: Sequence[SourceTopic], partition: int, events: Events) -> list[str]:
+def offer_ids(topics: Sequence[SourceTopic], partition: int, events: Events) -> list[str]:
     """`offer_id` of each event, in their order."""
     heads = [f"{topic.id}:{partition}:".encode() for topic in topics]
     places = zip(events["source"].tolist(), events["offset"].tolist(), strict=True)
@@ -209,13 +209,13 @@ def encode_decisions(
         campaigns: in force.
         models: n hashes of the models that scored, in hexadecimal digits; "" where there was none.
         now_ms: time of the decision.
-        ids: n, of silences; None = those of events.
+        ids: n, where they are known already, or are those of silences; None = those of events.
     """
     all_hex = np.ascontiguousarray(steps).tobytes().hex()
     width = 2 * steps.shape[1]
     heads = map(
         DecisionHead,
-        _ids(topics, partition, events) if ids is None else ids,
+        offer_ids(topics, partition, events) if ids is None else ids,
         map(bytes.decode, users),
         _triggers(topics, partition, events),
         decisions["propensity"].tolist(),
@@ -287,9 +287,9 @@ def encode_offers(
         models: n hashes of the models that scored, in hexadecimal digits; "" where there was none.
         now_ms: time of the decision: offers are valid from then on.
         currency: the reporting currency.
-        ids: n, of silences; None = those of events.
+        ids: n, where they are known already, or are those of silences; None = those of events.
     """
-    ids = _ids(topics, partition, events) if ids is None else ids
+    ids = offer_ids(topics, partition, events) if ids is None else ids
     triggers = _triggers(topics, partition, events)
     parts = list(
         zip(

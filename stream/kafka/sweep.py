@@ -196,9 +196,7 @@ class Sweep:
         rows, slots = gather(rows, at), slots[at]
         silences = as_triggers(rule, [xxh3_64_intdigest(user) for user in users], moments)
         made = self._answer(silences, rows, campaigns, now_ms, draws_of(rule, silences), wallet)
-        emitted = self._parts.emitter.emit_silences(
-            rule, silences, users, made.decisions, campaigns, now_ms, made.row_seqs, sequence, metrics
-        )
+        emitted = self._parts.emitter.emit_silences(rule, silences, users, made, campaigns, now_ms, sequence, metrics)
         open_.outputs.add(emitted)
         offered = emitted.offered
         if len(offered):

@@ -10,11 +10,12 @@ from xxhash import xxh3_64_intdigest
 
 from stream.core.absorb import Events, apply_order
 from stream.core.budget import Wallet, name_open_offers
-from stream.core.decide import Reason, draws
+from stream.core.decide import Reason
 from stream.core.events import CONSENT_NO, CONSENT_UNKNOWN, CONSENT_YES, EVENT, KINDS_OF_SOURCE, SOURCES, TIERS
 from stream.core.row import DAY_MS, gather, new_rows
 from stream.kafka.control import InForce
-from stream.kafka.encode import SourceTopic, encode_offers, offer_hashes
+from stream.kafka.encode import SourceTopic, encode_offers, offer_hashes, offer_ids
+from stream.kafka.intake import draws_of
 from stream.shop.coupons import Coupons
 from stream.shop.gaming import GamingShop
 from stream.shop.simulate import Published, Shop
@@ -84,11 +85,7 @@ class Run:
         order = apply_order(events)
         events, row = gather(events, order), users[order]
         self.events += len(events)
-        draw = np.zeros(len(events))
-        for source, topic_hash in enumerate(_TOPIC_HASHES):
-            of_source = events["source"] == source
-            if of_source.any():
-                draw[of_source] = draws(topic_hash, 0, events["offset"][of_source])
+        draw = draws_of(events, 0, _TOPIC_HASHES)
         if in_force.campaigns.budgeted:
             self.wallet.follow(in_force.campaigns, 0, 1, self.now_ms)
         outcome: Outcome = process(
@@ -99,10 +96,11 @@ class Run:
         if not len(offered):
             return
         offers = outcome.decisions[offered]
-        name_open_offers(self.rows, row[offered], offers, in_force.campaigns, offer_hashes(TOPICS, 0, events[offered]))
+        ids = offer_ids(TOPICS, 0, events[offered])
+        name_open_offers(self.rows, row[offered], offers, in_force.campaigns, offer_hashes(ids))
         names = [self.shop.population.id(i).encode() for i in row[offered].tolist()]
         values = encode_offers(
-            TOPICS, 0, names, events[offered], offers, in_force.campaigns, [""] * len(names), self.now_ms, CURRENCY
+            TOPICS, 0, names, events[offered], offers, in_force.campaigns, [""] * len(names), self.now_ms, CURRENCY, ids
         )
         for value in values:
             self._waiting += self.shop.offer(value, self.now_ms)
