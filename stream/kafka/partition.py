@@ -362,14 +362,13 @@ class Partition:
             return self._sender.send(sent)
 
     def _keep(self, sent: Sent, changelog_end: int) -> None:
-        began_s = time.perf_counter()
         store = self._store
-        store.put(sent.outputs.rows, sent.applied, changelog_end)
-        self._columns.stored(sent.number)
-        self.changelog_end = changelog_end
-        if store.must_forget or store.flushed_s_ago * 1000 > self._settings.store_flush_interval_ms:
-            store.flush()
-        self._metrics.stage["store"].observe(time.perf_counter() - began_s)
+        with self._metrics.stage["store"].time():
+            store.put(sent.outputs.rows, sent.applied, changelog_end)
+            self._columns.stored(sent.number)
+            self.changelog_end = changelog_end
+            if store.must_forget or store.flushed_s_ago * 1000 > self._settings.store_flush_interval_ms:
+                store.flush()
 
     # --- letting go
 

@@ -227,7 +227,7 @@ class Demo:
             live.drain()
             self._until_applied(live.publisher, scraper, show)
             deadline = time.monotonic() + DRAIN_TIMEOUT_S
-            while self._received(live) < records(settings, "offers") and time.monotonic() < deadline:
+            while self._received(live) < offers and time.monotonic() < deadline:
                 live.drain()
                 time.sleep(0.05)
 

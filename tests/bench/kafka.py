@@ -17,6 +17,8 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
+from stream.kafka.topics import Topics
+
 TIMEOUT_S = 20.0
 COORDINATOR_STARTS = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -41,16 +43,9 @@ class Kafka:
         made = self._admin.create_topics([NewTopic(topic, self.partitions, 1) for topic in topics])
         for future in made.values():
             future.result(TIMEOUT_S)
-        deadline_s = time.monotonic() + TIMEOUT_S
-        for topic in topics:
-            while True:
-                try:
-                    self.ends(topic)
-                    break
-                except KafkaException:
-                    if time.monotonic() > deadline_s:
-                        raise
-                    time.sleep(0.1)
+        with Topics(self.bootstrap) as known:
+            for place in known.places(topics):
+                known.watermarks(*place)
 
     def ends(self, topic: str) -> dict[int, int]:
         """Next offset to be written, by partition."""

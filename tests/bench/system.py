@@ -106,7 +106,7 @@ class Offerstream:
         return Program([*MODULE, "stream", "worker"], environment, self.log)
 
     def samples(self, *names: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float] | None:
-        """These of /metrics, or all: who asks for all of them several times a second takes a tenth of the worker."""
+        """These of /metrics, or all: all of them several times a second is more than any shop asks for."""
         query = urllib.parse.urlencode([("name[]", name) for name in names])
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._admin_port}/metrics?{query}", timeout=5) as answer:
