@@ -47,11 +47,11 @@ class Settings:
     )
     offer_max_age_ms: int = _setting(60_000, "an older trigger gets no offer, reason `stale`", 1, 10**13)
     decision_sample: float = _setting(0.01, "share logged of the decisions in which only 'none' was eligible", 0, 1)
-    batch_rows: int = _setting(2_000, "most records in a batch", 1, 100_000)
-    batch_bytes: int = _setting(4 << 20, "a batch ends where its values pass this", 1 << 10, 1 << 30)
+    batch_rows: int = _setting(4_000, "most records in a batch", 1, 100_000)
+    batch_bytes: int = _setting(8 << 20, "a batch ends where its values pass this", 1 << 10, 1 << 30)
     user_events_max: int = _setting(64, "most events of one user in a batch", 1, 10_000)
     hot_rows: int = _setting(250_000, "rows held in memory, for each partition; the rest is on disk", 2, 10**8)
-    commit_interval_ms: int = _setting(100, "commit at the latest after this, at once when nothing waits", 1, 60_000)
+    commit_interval_ms: int = _setting(40, "commit at the latest after this, at once when nothing waits", 1, 60_000)
     commit_bytes: int = _setting(8 << 20, "commit when the outputs that wait pass this", 1 << 10, 1 << 32)
     store_pending_bytes: int = _setting(
         32 << 20, "rows kept back before they are written to the local store", 0, 1 << 32

@@ -208,12 +208,14 @@ class Bench:
         hot_rows = None if hot_slots is None else hot_slots // self._kafka.partitions
         with self._bar(f"offerstream: {title}", len(drawn)) as report, ours.start(hot_rows=hot_rows) as program:
             measured = measure.whole_backlog(self._kafka, ours, program, len(drawn), report)
+            held = ours.loop_held()
         measured.disk_bytes += program.disk_bytes
         committed = self._kafka.committed(ours.group, ours.source)
         if committed != self._kafka.end(ours.source):
             raise measure.OutputError(f"{committed} events were committed, {self._kafka.end(ours.source)} published")
         measure.check_outputs(self._kafka, ours, marks, triggers=triggers, users=len(np.unique(drawn)), rows=len(drawn))
         self._add(ours, title, users, measured, len(drawn))
+        self.rows[-1]["loop_held"] = held
         if peer:
             self._peer_job(peer, title, users)
 

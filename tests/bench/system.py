@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -146,6 +147,19 @@ class Offerstream:
         name = "offerstream_stage_seconds"
         took_s = sum(samples.get((f"{name}_sum", (("stage", stage),)), 0.0) for stage in STAGES_OF_A_BATCH)
         return samples.get((f"{name}_count", (("stage", STAGES_OF_A_BATCH[0]),)), 0.0), took_s
+
+    def loop_held(self) -> dict[str, int]:
+        """How many turns of its event loop, since its start, took longer than 20, 50 and 100 ms.
+
+        Raises:
+            ProgramError: it does not answer.
+        """
+        name = "offerstream_loop_held_seconds_bucket"
+        samples = self.samples(name)
+        if samples is None:
+            raise ProgramError(f"no answer from /metrics; its log is {self.log}")
+        turns = {float(labels[0][1]): n for (_, labels), n in samples.items()}
+        return {f"over_{ms}_ms": int(turns[math.inf] - turns[ms / 1000]) for ms in (20, 50, 100)}
 
     def progress(self) -> Progress | None:
         """From its metrics."""
