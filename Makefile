@@ -57,7 +57,7 @@ faults: setup ## crashes, zombies, broker failures, bad disks at random, into va
 
 .PHONY: shop-eval
 shop-eval: setup ## what each policy earns in the simulated shop, whose truth is known, into var/shop.json
-	@OPENBLAS_NUM_THREADS=1 $(PY) -m stream.shop.evaluate
+	@OPENBLAS_NUM_THREADS=1 $(PY) -m stream.shop.evaluate_cli
 
 .PHONY: deploy-test
 deploy-test: setup ## the Helm chart, alerts and image; gets helm and promtool where it can

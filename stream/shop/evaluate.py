@@ -1,4 +1,4 @@
-"""`make shop-eval`: what policies earn in the simulated shop, on the stream's own code, into var/shop.json.
+"""What policies earn in the simulated shop, on the stream's own code: one shop (`stream.shop.evaluate_cli` runs ten).
 
     history      customers come and go, nobody gets an offer
     learning     a share of the customers is drawn each day, and for each of them an arm, or none
@@ -10,14 +10,9 @@ followed: facts of rows and columns of events. `stream.campaigns.learn` imports 
 caused, less what offers took off orders that would have been placed anyway, returns and cancellations counted.
 """
 
-import argparse
-import json
-import os
-import sys
+import gc
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,10 +32,10 @@ from stream.core.response import Asked, Forecast, Responds, Response, sigmoid
 from stream.core.row import DAY_MS, Rows
 from stream.kafka.control import InForce
 from stream.scoring.scorer import Scored, Scorer
-from stream.shop.earned import ROWS, Earned, forked, summary
+from stream.shop.earned import ROWS, Earned, forked
 from stream.shop.judged import HISTORY_STEP_MS, Run
 from stream.shop.reachable import Reachable
-from stream.shop.truth import Oracle, unprompted
+from stream.shop.truth import Oracle, observed
 from stream.topology import Outcome
 
 START_MS = 1_790_035_200_000  # 2026-09-22, a midnight
@@ -150,7 +145,6 @@ class _Log:
 
     def __init__(self) -> None:
         self.first: dict[tuple[int, int], tuple[int, int, int, float]] = {}  # (user, day) -> time, offset, arm, p
-        self.offer_of: dict[int, tuple[int, int]] = {}
         self.orders: dict[int, list[tuple[int, int, int, int]]] = {}  # user -> time, price, discount, offer
         self.steps: list[tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8]]] = []
 
@@ -229,17 +223,13 @@ def _propensity(seen: _Log) -> tuple[Propensity, NDArray[np.float64]]:
     return Propensity(weights), sigmoid(design @ weights)
 
 
-def reachable(customers: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Facts at triggers of the later learning period of shops of their own, and the types of their customers."""
-    seen, types = [], []
-    for seed in REFERENCE_SHOPS:
-        run, probe, _ = explore(seed, customers)
-        place = {user: i for i, user in enumerate(run.user_hashes.tolist())}
-        noted = probe.noted[len(probe.noted) // 2 :: 3]
-        seen += [facts for _, _, facts in noted]
-        users = [place[user] for users, _, _ in noted for user in users.tolist()]
-        types.append(run.shop.population.type[users])
-    return np.concatenate(seen), np.concatenate(types)
+def told_of(seed: int, customers: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Facts at triggers of the later learning period of one shop, and the types of their customers."""
+    run, probe, _ = explore(seed, customers)
+    place = {user: i for i, user in enumerate(run.user_hashes.tolist())}
+    noted = probe.noted[len(probe.noted) // 2 :: 3]
+    users = [place[user] for users, _, _ in noted for user in users.tolist()]
+    return np.concatenate([facts for _, _, facts in noted]), run.shop.population.type[users]
 
 
 def campaigns_of(name: str, learned: Learned, truth: "Truth", begin_ms: int, days: int) -> CampaignSet:
@@ -275,8 +265,17 @@ class Truth(NamedTuple):
     rows: Reachable
 
 
-def judge(run: Run, name: str, learned: Learned, truth: Truth, days: int) -> Earned:
-    """Let one policy run for some days, and its last offers end."""
+def judge(run: Run, name: str, learned: Learned, truth: Truth, days: int, shifts: float = 0.0) -> Earned:
+    """Let one policy run for some days, and its last offers end.
+
+    Args:
+        run: the shop, at the end of the learning period.
+        name: of the policy.
+        learned: what the learning period gave.
+        truth: for the oracle, and to judge.
+        days: how many.
+        shifts: share of the customers who become like others half-way.
+    """
     ledger = run.shop.ledger
     before = ledger.caused_minor, ledger.discount_minor, _counts(run)
     run.wallet.purses.clear()
@@ -292,6 +291,9 @@ def judge(run: Run, name: str, learned: Learned, truth: Truth, days: int) -> Ear
         if len(which):
             expected += truth.oracle.earns_minor(events[which], outcome.decisions["depth_bp"][which] / 10_000)
 
+    if shifts:
+        run.until(begin_ms + days * DAY_MS // 2, in_force, seen, step)
+        run.shop.population.shift(shifts)
     run.until(begin_ms + days * DAY_MS, in_force, seen, step)
     run.until(run.now_ms + HORIZON_MS + step, InForce(Scorer(), CampaignSet()), _nothing, step)
     offers, redeemed = (now - then for now, then in zip(_counts(run), before[2], strict=True))
@@ -327,15 +329,20 @@ def explore(seed: int, customers: int) -> tuple[Run, Probe, _Log]:
 
 
 def one_seed(
-    seed: int, customers: int, names: tuple[str, ...], told: tuple[NDArray[np.float64], NDArray[np.int64]]
+    seed: int,
+    customers: int,
+    names: tuple[str, ...],
+    told: tuple[NDArray[np.float64], NDArray[np.int64]],
+    shifts: float = 0.0,
 ) -> dict[str, Any]:
-    """All policies in one shop; `told` is what `reachable` told."""
+    """All policies in one shop; `told` is what `told_of` says of other shops, `shifts` as `judge` takes it."""
     began_s = time.monotonic()
     run, learned, cost = prepare(seed, customers)
-    table = unprompted(seed + 10_000, customers, 6, HORIZON_MS)
-    oracle = Oracle(run.shop.population, run.user_hashes, table)
+    habits = observed(seed + 10_000, customers, 6, HORIZON_MS, run.step_ms)
+    oracle = Oracle(run.shop.population, run.user_hashes, habits)
     truth = Truth(oracle, Reachable(LEARNED_FACTS, *told, oracle))
-    earned = {name: forked(partial(judge, run, name, learned, truth, JUDGED_DAYS)) for name in (*names, ROWS)}
+    gc.freeze()  # what the copies share stays shared
+    earned = {name: forked(partial(judge, run, name, learned, truth, JUDGED_DAYS, shifts)) for name in (*names, ROWS)}
     # What still came back of orders of the learning period is not this period's.
     nothing = earned["none"]
     earned = {
@@ -352,42 +359,3 @@ def one_seed(
         "policies": earned,
         "seconds": time.monotonic() - began_s,
     }
-
-
-def main() -> None:
-    """Judge the policies over some seeds, and write the summary."""
-    parser = argparse.ArgumentParser(prog="make shop-eval", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--customers", type=int, default=2_500)
-    parser.add_argument("--json", type=Path, default=Path("var/shop.json"))
-    arguments = parser.parse_args()
-    seeds = range(1, arguments.seeds + 1)
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(seeds))) as pool:
-        found = []
-        told = pool.submit(reachable, arguments.customers).result()
-        for one in pool.map(partial(one_seed, customers=arguments.customers, names=POLICIES, told=told), seeds):
-            found.append(one)
-            print(f"seed {one['seed']}: {one['seconds']:.0f} s", file=sys.stderr)
-    result = summary(found, {"history": HISTORY_DAYS, "learning": LEARNING_DAYS, "judged": JUDGED_DAYS})
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    for name, policy in result["policies"].items():
-        low, high = policy["incremental_margin"]["ci"]
-        value = policy["incremental_margin"]["value"]
-        print(f"{name:12} {value:10,.2f}  [{low:10,.2f}, {high:10,.2f}]  spent {policy['spent']:10,.2f}")
-    best = result["reachable_from_rows"]["incremental_margin"]
-    print(f"best from rows {best['value']:,.2f}  [{best['ci'][0]:,.2f}, {best['ci'][1]:,.2f}]")
-    print(
-        f"budget {result['budget']:,.2f}; profit / threshold {_told(result['profit_over_threshold'])}; of the oracle's:"
-    )
-    print(f"  realised {_told(result['profit_share_of_oracle'])}")
-    print(f"of the oracle's: by expectation {_told(result['expected_share_of_oracle'])}")
-    print(f"of the oracle's: best from rows, by expectation {_told(result['rows_expected_share_of_oracle'])}")
-
-
-def _told(share: dict[str, Any]) -> str:
-    return f"{share['value']:.1%} [{share['ci'][0]:.1%}, {share['ci'][1]:.1%}]"
-
-
-if __name__ == "__main__":
-    main()

@@ -15,6 +15,8 @@ DAY_MS = 86_400_000
 N_CATEGORIES = 200
 PRODUCTS_PER_CATEGORY = 25
 N_BRANDS = 120
+SHIFTED = 1 << 40
+"""Added to the seed for what customers become."""
 
 
 class LatentType(NamedTuple):
@@ -70,6 +72,13 @@ class Population:
         self.visits_per_day = float(visits.sum()) / 9
         self._visits_until = np.cumsum(visits).tolist()
         self._profile = draws[2:]
+
+    def shift(self, share: float) -> None:
+        """From now on that share of the customers is like somebody drawn anew: what they do, how they respond."""
+        draws = _uniform(self.seed + SHIFTED, self.n)
+        bounds = np.cumsum([t.share for t in TYPES])
+        anew = np.minimum(np.searchsorted(bounds, draws[1], side="right"), len(TYPES) - 1)
+        self.type[:] = np.where(draws[0] < share, anew, self.type)
 
     def id(self, customer: int) -> str:
         """What the shop calls a customer."""

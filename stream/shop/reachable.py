@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stream.core.response import Asked
 from stream.shop.population import TYPES
-from stream.shop.truth import Oracle, TrueForecast, basket_of
+from stream.shop.truth import Oracle, TrueForecast
 
 Floats = NDArray[np.float64]
 RIDGE = 1.0
@@ -81,13 +81,8 @@ class Reachable:
     def forecast(self, triggers: Asked, at: NDArray[np.int64]) -> Mixed:
         """As `stream.core.response.Responds`."""
         seen = np.stack([triggers.fact(name)[at] for name in self._facts], axis=1)
-        basket = basket_of(triggers.event("price_minor")[at])
-        unprompted = self._oracle.unprompted[:, triggers.event("kind")[at]]
-        of_type = tuple(
-            TrueForecast(basket, unprompted[i], np.full(len(at), responds))
-            for i, responds in enumerate(self._oracle.responds.tolist())
-        )
-        return Mixed(basket, self.weights(seen), of_type)
+        of_type = tuple(self._oracle.of_type(triggers, at, np.full(len(at), i)) for i in range(len(TYPES)))
+        return Mixed(of_type[0].basket, self.weights(seen), of_type)
 
 
 def _logs(seen: Floats) -> Floats:

@@ -92,6 +92,11 @@ class Shop:
         """When something happens next."""
         return self._due[0][0]
 
+    def looked_at_last(self, customer: int) -> Product | None:
+        """What an offer would be about for them now."""
+        seen = self._seen.get(customer)
+        return seen[-1] if seen else None
+
     def until(self, end_ms: int) -> Iterator[Published]:
         """What is published before `end_ms`, in the order of time."""
         while self._due[0][0] < end_ms:

@@ -16,11 +16,12 @@ from stream.core.policies import NONE
 from stream.kafka.control import InForce
 from stream.kafka.decode import decode
 from stream.scoring.scorer import Scorer
-from stream.shop import evaluate
+from stream.shop import calibration, evaluate
 from stream.shop.earned import Earned, forked, summary
 from stream.shop.judged import Run
 from stream.shop.population import DAY_MS, TYPES
-from stream.shop.truth import Oracle, unprompted
+from stream.shop.simulate import response
+from stream.shop.truth import Oracle, TrueForecast, observed
 
 START_MS = evaluate.START_MS
 
@@ -55,11 +56,12 @@ def test_learning_knows_nothing_of_the_shop() -> None:
 
 def test_the_oracle_knows_types_and_no_draws() -> None:
     run = Run(2, 300, START_MS)
-    table = unprompted(77, 300, 3, evaluate.HORIZON_MS)
-    oracle = Oracle(run.shop.population, run.user_hashes, table)
+    habits = observed(77, 300, 3, evaluate.HORIZON_MS, 300_000)
+    oracle = Oracle(run.shop.population, run.user_hashes, habits)
     assert oracle.responds.tolist() == [t.responds for t in TYPES]
-    assert (table >= 0).all()
-    assert (table <= 1).all()
+    for chances in habits[:3]:
+        assert (chances >= 0).all()
+        assert (chances <= 1).all()
 
 
 def test_a_policy_leaves_the_shop_as_it_was() -> None:
@@ -77,8 +79,7 @@ def test_a_small_shop_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too small to tell which policy is better; what is reported must be there, and budgets must hold."""
     for name, value in (("HISTORY_DAYS", 1), ("LEARNING_DAYS", 3), ("JUDGED_DAYS", 1), ("BUDGET_SHARE", 2.0)):
         monkeypatch.setattr(evaluate, name, value)
-    monkeypatch.setattr(evaluate, "REFERENCE_SHOPS", (6,))
-    found = evaluate.one_seed(5, 300, evaluate.POLICIES, evaluate.reachable(300))
+    found = evaluate.one_seed(5, 300, evaluate.POLICIES, evaluate.told_of(6, 300))
     result = json.loads(json.dumps(summary([found], {})))
     assert set(result["policies"]) == {
         *("none", "everybody", "random", "propensity", "threshold", "frequency", "linear", "profit", "oracle")
@@ -91,3 +92,37 @@ def test_a_small_shop_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["policies"]["none"]["offers"] == 0
     assert result["policies"]["everybody"]["offers"] > result["policies"]["profit"]["offers"] > 0
     assert NONE == -1
+
+
+def test_a_shop_that_shifts_is_as_it_was_but_for_those_who_change() -> None:
+    population = Run(4, 2_000, START_MS).shop.population
+    before = population.type.copy()
+    population.shift(0.5)
+    changed = (population.type != before).mean()
+    # Half are drawn anew, and some of them come out as they were.
+    assert changed == pytest.approx(0.5 * (1 - sum(t.share**2 for t in TYPES)), abs=0.05)
+    shares = np.bincount(population.type, minlength=len(TYPES)) / population.n
+    assert shares == pytest.approx([t.share for t in TYPES], abs=0.04)
+
+
+def test_the_truth_counts_money_as_the_coupon_service_does() -> None:
+    """Of many customers of one kind, played one by one, what offers sell and take off is what is foretold."""
+    draw = np.random.default_rng(1)
+    other = np.array([1_000.0, 8_000.0, 60_000.0])
+    price, depth, n = 20_000.0, 0.1, 400_000
+    told = TrueForecast(np.array([price]), np.array([0.1]), np.array([0.3]), np.array([0.2]), np.array([0.6]), other)
+    sells, takes_off = told.money(np.array([[depth]]))
+    noticed, anyway = draw.random(n) < calibration.NOTICES, draw.random(n) < 0.1
+    looked_at = np.where(draw.random(n) < 0.6, draw.choice(other, n), price)
+    bought_anyway = np.where(draw.random(n) < 0.2, price, draw.choice(other, n))
+    off = np.minimum(depth * looked_at, depth * price)
+    moved = draw.random(n) < 0.3 * np.array([response(d) for d in (off / looked_at).tolist()])
+    won = noticed & ~anyway & moved
+    assert (won * looked_at).mean() == pytest.approx(sells[0, 0], rel=0.02)
+    used = noticed & anyway
+    cost = won * off + used * np.minimum(depth * bought_anyway, depth * price)
+    assert cost.mean() == pytest.approx(takes_off[0, 0], rel=0.02)
+    # What the profit policy makes of it is the same money.
+    basket = told.basket
+    assert (told.buys(np.array([[depth]])) - 0.1)[0, 0] * basket[0] == pytest.approx(sells[0, 0])
+    assert told.redeems(np.array([[depth]]))[0, 0] * depth * basket[0] == pytest.approx(takes_off[0, 0])
