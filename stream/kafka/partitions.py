@@ -276,21 +276,30 @@ class Partitions:
             self._shared.fatal(e)
 
     async def drain(self) -> None:
-        """Commit what is in work, within `drain_timeout_ms`; what does not manage is dropped uncommitted."""
+        """Commit what is in work, within `drain_timeout_ms`; what does not manage is dropped uncommitted.
+
+        Unless a take-over came to its end before the time was up: what is open is its own from then on, and nobody else
+        would take over again what is dropped here.
+        """
         self._drained = True
         timeout_s = self._settings.drain_timeout_ms / 1000
         drains = {asyncio.create_task(partition.drain()): partition for partition in self._sound().values()}
         if not drains:
             return
-        done, late = await asyncio.wait(drains, timeout=timeout_s)
+        for task in drains:
+            task.add_done_callback(self._on_drained)
+        _, late = await asyncio.wait(drains, timeout=timeout_s)
         for task in late:
+            if not self._drained:
+                return
             task.cancel()
             logger.error("partition %d: not drained within %.0f s, abandoned", drains[task].number, timeout_s)
             await self._drop(drains[task], keep_store=False)
-        for task in done:
-            error = task.exception()
-            if error is not None:
-                self._shared.fatal(error)
+
+    def _on_drained(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._shared.fatal(error)
 
     def rows_stored(self) -> int:
         """Estimate of all rows in the local stores."""

@@ -1,6 +1,7 @@
 """What a worker's partitions do when the group hands them round: kept, dropped, taken over anew, abandoned."""
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,38 @@ def test_a_partition_that_is_not_drained_in_time_is_abandoned_uncommitted(site: 
     with site.worker() as worker:
         site.wait_applied([worker])
     expect.check_all(site, [])
+
+
+def test_a_drain_that_a_take_over_has_overtaken_gives_nothing_up(site: Site) -> None:
+    """Nobody would take over again what it dropped: the group has long told whose the partition is."""
+    let_go = threading.Event()
+
+    def slow(*args: Any) -> Any:
+        assert let_go.wait(60)
+        return process(*args)
+
+    async def story() -> None:
+        room = Room(site, drain_timeout_ms=3_000)
+        vars(room.shared)["process"] = slow
+        partitions = partitions_of(room)
+        await partitions.take_over({0}, ours)
+        kept = partitions[0]
+        applying = asyncio.create_task(partitions.apply(batch(room, partitions, clicks(5), 0), NOTHING))
+        await asyncio.sleep(0.1)
+        draining = asyncio.create_task(partitions.drain())
+        await asyncio.sleep(0.1)
+        assert await partitions.take_over({0}, ours)
+        assert not draining.done()
+        await draining
+        assert partitions[0] is kept
+        let_go.set()
+        await applying
+        await partitions.drain()
+        assert partitions.committable()[TP(site.settings.topic("clickstream"), 0)] == 5
+        assert not room.fatal
+        await partitions.close()
+
+    asyncio.run(story())
 
 
 def test_a_batch_whose_task_is_cancelled_is_applied_whole_and_once(site: Site) -> None:
