@@ -18,7 +18,17 @@ from training.reproduce.cli import reproduce
 from training.response.cli import response
 from training.segments.cli import segments
 from training.show import print_evaluation
-from training.source_options import currency_option, events_option, format_option, model_file, progress_bar, read
+from training.source_options import (
+    currency_option,
+    dask_option,
+    events_option,
+    format_option,
+    model_file,
+    processes_option,
+    progress_bar,
+    read,
+    read_built,
+)
 from training.uplift.cli import uplift
 
 # ruff: noqa: PLC0415  TensorFlow takes five seconds: what needs it, or onnx, is imported where it is used
@@ -55,6 +65,8 @@ Examples:
   python -m training run --events 127.0.0.1:9092 --out var/model
   python -m training run --events log.csv.gz --format taobao --out var/model --horizon 1h
   python -m training run --events shop.csv --format mapping.yaml --out var/model --quick
+  python -m training run --events var/archive --out var/model --processes 8
+  python -m training run --events /mnt/archive --out var/model --dask 10.0.0.1:8786
 """
 )
 @events_option
@@ -74,6 +86,8 @@ Examples:
     type=click.Path(path_type=Path, dir_okay=False),
     help="The model file to be compared with, on the users kept apart: a gate of its own.",
 )
+@processes_option
+@dask_option
 @currency_option
 @prefix_option
 def run(
@@ -88,6 +102,8 @@ def run(
     quick: bool,
     seed: int,
     champion: Path | None,
+    processes: int | None,
+    dask: str,
     currency: str,
     topic_prefix: str,
 ) -> None:
@@ -100,8 +116,8 @@ def run(
     with told():
         best = None if champion is None else model_file(champion)
         asked = _arms(events, format_, topic_prefix, campaign, arms)
-        log = read(console, events, format_, currency, topic_prefix)
-        _train(console, log, horizon, architecture, asked, epochs, seed, out, best, quick=quick)
+        built = read_built(console, events, format_, currency, topic_prefix, horizon, processes, dask)
+        _train(console, built, architecture, asked, epochs, seed, out, best, quick=quick)
 
 
 @cli.command(
@@ -180,8 +196,7 @@ def _arms(events: str, format_: str | None, topic_prefix: str, campaign: str | N
 
 def _train(
     console: Console,
-    log: Any,  # noqa: ANN401
-    horizon_ms: int,
+    built: Any,  # noqa: ANN401  of `read_built`
     architecture: str,
     arms: Any,  # noqa: ANN401  of `_arms`
     epochs: int | None,
@@ -203,7 +218,7 @@ def _train(
     if epochs is not None:
         plan = plan._replace(epochs=epochs)
     with progress_bar(console) as progress:
-        stage = progress.add_task("absorbing", total=None)
+        stage = progress.add_task("fitting", total=None)
 
         def on_epoch(epoch: Epoch) -> None:
             text = f"fitting, log loss {epoch.loss:.4f}, on other users {epoch.valid_loss:.4f}"
@@ -212,7 +227,7 @@ def _train(
         def on_stage(name: str) -> None:
             progress.reset(stage, description=name, total=None)
 
-        made = make(log, horizon_ms, architecture, plan, on_stage, on_epoch, champion, arms)
+        made = make(built, architecture, plan, on_stage, on_epoch, champion, arms)
     write(made, out)
     _print_metrics(console, made.metrics)
     if "depth" not in made.metrics:

@@ -4,6 +4,7 @@
 look ahead.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,17 @@ class Dataset(NamedTuple):
     """[U]: hash of each user's id."""
 
 
+class Built(NamedTuple):
+    """A data set, and what it was made of."""
+
+    dataset: Dataset
+    horizon_ms: int
+    events: int
+    """In the log, those that make no step included."""
+    users: int
+    """In the log."""
+
+
 def build(log: EventLog, horizon_ms: int) -> Dataset:
     """Steps and labels of a log.
 
@@ -60,24 +72,32 @@ def build(log: EventLog, horizon_ms: int) -> Dataset:
     Raises:
         TrainingError: no event makes a step, or no label is known.
     """
+    return whole([absorbed(log, horizon_ms)], horizon_ms)
+
+
+def built(log: EventLog, horizon_ms: int) -> Built:
+    """`build`, and what it was made of."""
+    return Built(build(log, horizon_ms), horizon_ms, len(log.events), len(log.users))
+
+
+def absorbed(log: EventLog, horizon_ms: int) -> Dataset:
+    """The data set of some of the users, but for what hangs on where the whole log ends: nothing is known yet.
+
+    Args:
+        log: all events of these users, in the order in which they apply.
+        horizon_ms: how far ahead a purchase counts.
+    """
     events, row = log.events, log.row
     # Users do not see each other, so only each user's own order counts: everybody's first event, then everybody's
     # second, gives long rounds where a log that is grouped by user would give short ones.
     in_turn = np.argsort(turn_of(row), kind="stable")
     steps, applied = fold(events[in_turn], row[in_turn], new_rows(len(log.users)))
     kept = np.flatnonzero(applied & is_step(events[in_turn]))
-    if not len(kept):
-        raise TrainingError("the log has no event of the kinds that a model learns from")
     kept = kept[np.argsort(row[in_turn[kept]], kind="stable")]  # users one after the other, each in its own order still
     events, row = events[in_turn[kept]], row[in_turn[kept]]
-    first = np.flatnonzero(np.r_[True, row[1:] != row[:-1]])
+    first = np.flatnonzero(np.diff(row, prepend=-1))
     time_ms = events["time_ms"].astype(np.int64)
-    horizons_ms = horizon_ms * np.array([1, *FAR])
-    known = time_ms[:, None] <= time_ms.max() - horizons_ms
-    if not known[:, 0].any():
-        span_s = int(time_ms.max() - time_ms.min()) // 1000
-        text = f"the log spans {span_s} s, not more than the horizon of {horizon_ms // 1000} s: no label is known"
-        raise TrainingError(text)
+    horizons_ms = _horizons_ms(horizon_ms)
     until_ms, order = next_order(row, time_ms, events["kind"] == Kind.ORDER_PLACED)
     label = until_ms[:, None] <= horizons_ms
     bought = events[order]
@@ -86,15 +106,41 @@ def build(log: EventLog, horizon_ms: int) -> Dataset:
     return Dataset(
         steps=steps[kept],
         label=label[:, 0],
-        known=known[:, 0],
+        known=np.zeros(len(row), bool),
         time_ms=time_ms,
         far_label=label[:, 1:],
-        far_known=known[:, 1:],
+        far_known=np.zeros((len(row), len(FAR)), bool),
         depth=np.where(priced, np.clip(depth, 0, 1), np.nan).astype(np.float32),
         shown=np.ones((len(row), 1), np.float32),
         starts=np.r_[first, len(row)],
         user=events["user"][first],
     )
+
+
+def whole(parts: Sequence[Dataset], horizon_ms: int) -> Dataset:
+    """The data set of a log out of its users' parts, one after the other: the same bytes however it was divided.
+
+    Args:
+        parts: of `absorbed`; no user is in two.
+        horizon_ms: theirs.
+
+    Raises:
+        TrainingError: no event makes a step, or no label is known.
+    """
+    dataset = parts[0] if len(parts) == 1 else joined(*parts)
+    time_ms = dataset.time_ms
+    if not len(time_ms):
+        raise TrainingError("the log has no event of the kinds that a model learns from")
+    known = time_ms[:, None] <= time_ms.max() - _horizons_ms(horizon_ms)
+    if not known[:, 0].any():
+        span_s = int(time_ms.max() - time_ms.min()) // 1000
+        text = f"the log spans {span_s} s, not more than the horizon of {horizon_ms // 1000} s: no label is known"
+        raise TrainingError(text)
+    return dataset._replace(known=known[:, 0], far_known=known[:, 1:])
+
+
+def _horizons_ms(horizon_ms: int) -> NDArray[np.int64]:
+    return horizon_ms * np.array([1, *FAR])
 
 
 class Next(NamedTuple):
@@ -117,6 +163,8 @@ def next_order(row: NDArray[np.int64], time_ms: NDArray[np.int64], order: NDArra
     Raises:
         TrainingError: so many users over so long a time do not fit one line of time.
     """
+    if not len(row):
+        return Next(np.empty(0, np.int64), np.empty(0, np.int64))
     # Users side by side on one line of time: one search for all.
     since_ms = time_ms - time_ms.min()
     stride_ms = int(since_ms.max()) + 1
@@ -165,10 +213,12 @@ VALID_SHARE = 0.1
 """Of the users."""
 
 
-def joined(first: Dataset, second: Dataset) -> Dataset:
-    """The users of both, one after the other."""
-    fields = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in Dataset._fields}
-    return Dataset(**fields | {"starts": np.r_[first.starts, second.starts[1:] + first.starts[-1]]})
+def joined(*parts: Dataset) -> Dataset:
+    """The users of all parts, one after the other."""
+    fields = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Dataset._fields}
+    ends = np.cumsum([part.starts[-1] for part in parts])
+    starts = [part.starts[1:] + end - part.starts[-1] for part, end in zip(parts, ends, strict=True)]
+    return Dataset(**fields | {"starts": np.concatenate([[0], *starts])})
 
 
 class Split(NamedTuple):

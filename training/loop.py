@@ -22,15 +22,14 @@ import numpy as np
 
 from stream.scoring.model import Model, load
 from training.archive import Manifest, ingest, read_manifest
-from training.dataset import build, split_by_user
+from training.dataset import Built, split_by_user
 from training.files import write_json, write_whole
 from training.fit import Plan, Start
 from training.gates import gates_here, gates_said, not_passed
-from training.log import EventLog
+from training.parts import Where, of_archive
 from training.prepare import Standard
 from training.publish import Register, retrain_asked
 from training.run import make, write
-from training.sources import read_archive
 from training.variants import best, variants
 
 
@@ -91,7 +90,7 @@ def cycle(task: Task, now_ms: int, on_stage: Callable[[str], None] = lambda _: N
         write_json(opened, inputs)
     said: dict[str, Any] = json.loads(opened.read_text())
     folder = task.out / "cycles" / f"{said['number']:05d}"
-    log: list[EventLog] = []  # read when it is needed, once
+    built: list[Built] = []  # absorbed when it is needed, once
     # 3.
     if not (folder / "model.onnx").exists():
         on_stage("train")
@@ -99,8 +98,7 @@ def cycle(task: Task, now_ms: int, on_stage: Callable[[str], None] = lambda _: N
         champion = _champion(register, task.out, said["champion"])
         start = _start(task.out, said["champion"], said["architecture"])
         made = make(
-            _log(task, said, log),
-            said["horizon_ms"],
+            _built(task, said, built),
             said["architecture"],
             Plan(**said["plan"]),
             champion=champion,
@@ -112,7 +110,7 @@ def cycle(task: Task, now_ms: int, on_stage: Callable[[str], None] = lambda _: N
     # 4.
     if not (folder / "served.onnx").exists():
         on_stage("variants")
-        test = split_by_user(build(_log(task, said, log), said["horizon_ms"])).test
+        test = split_by_user(_built(task, said, built).dataset).test
         found = variants((folder / "model.onnx").read_bytes(), test)
         served = best(found)
         write_json(folder / "variants.json", {"variants": [one.said() for one in found], "served": served.name})
@@ -133,11 +131,15 @@ def wanted(task: Task) -> str:
     return "" if retrain_asked(register) is None else register.in_force()
 
 
-def _log(task: Task, said: dict[str, Any], read: list[EventLog]) -> EventLog:
-    if not read:
+def _built(task: Task, said: dict[str, Any], made: list[Built]) -> Built:
+    if not made:
         manifest = Manifest(**said["archive"])
-        read.append(read_archive(task.archive, task.currency, lambda _done, _total: None, manifest)[0])
-    return read[0]
+        made.append(
+            of_archive(task.archive, task.currency, said["horizon_ms"], Where(), lambda _done, _total: None, manifest)[
+                0
+            ]
+        )
+    return made[0]
 
 
 def _champion(register: Register, out: Path, sha256_hex: str) -> Model | None:

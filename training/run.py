@@ -17,7 +17,7 @@ from stream.scoring.drift import reference
 from stream.scoring.model import Model, load
 from training.arms import Arms, answered, by_arm, require_arms, with_arms
 from training.artefact import golden_examples, with_metadata
-from training.dataset import Dataset, Split, build, joined, split_by_user
+from training.dataset import Built, Dataset, Split, joined, split_by_user
 from training.depth import depth_figures, depths_known, require_depths
 from training.errors import TrainingError
 from training.evaluate import evaluation, judge
@@ -25,7 +25,6 @@ from training.export import export, parity
 from training.files import write_json, write_whole
 from training.fit import Epoch, Fitted, Plan, Start, fit
 from training.gates import Gate, against, gates, gates_said, of_export
-from training.log import EventLog
 from training.metrics import Parity, calibration, quality
 from training.models.network import Network
 from training.models.registry import BUILDERS, DEPTH_BUILDERS
@@ -52,8 +51,7 @@ class Made(NamedTuple):
 
 
 def make(
-    log: EventLog,
-    horizon_ms: int,
+    built: Built,
     architecture: str,
     plan: Plan,
     on_stage: Callable[[str], None] = lambda _: None,
@@ -63,17 +61,16 @@ def make(
     start: Start | None = None,
     parent: str | None = None,
 ) -> Made:
-    """Train on a log and make the file.
+    """Train on a data set and make the file.
 
-    1. Steps and labels, users split three ways.
+    1. Users split three ways.
     2. Fit.
     3. Export, and prove that the export is the network.
     4. Judge what a worker would score, on users never seen in training.
     5. Metadata, golden examples; the file passes the worker's own verification, or there is none.
 
     Args:
-        log: all events, in the order in which they apply.
-        horizon_ms: how far ahead a purchase counts.
+        built: steps and labels.
         architecture: a name in `BUILDERS`.
         plan: how long and how hard to train.
         on_stage: told what begins.
@@ -89,8 +86,7 @@ def make(
     """
     started_s = time.monotonic()
     # 1.
-    on_stage("absorbing")
-    dataset = build(log, horizon_ms)
+    dataset = built.dataset
     if arms is not None:
         dataset = with_arms(dataset, arms)
     split = split_by_user(dataset)
@@ -116,14 +112,14 @@ def make(
         kind=network.kind,
         architecture=architecture,
         arms=ARMS if arms is None else arms.names,
-        horizon_ms=horizon_ms,
+        horizon_ms=built.horizon_ms,
         state=network.state,
         golden=golden_examples(bare, drawn[:N_GOLDEN, :T_GOLDEN], network.state),
         data={
             "from_ms": int(dataset.time_ms.min()),
             "to_ms": int(dataset.time_ms.max()),
-            "events": len(log.events),
-            "users": len(log.users),
+            "events": built.events,
+            "users": built.users,
         },
         metrics={},
         parent=parent,

@@ -185,24 +185,45 @@ def read_archive(
         TrainingError: the manifest or a file is missing, cut short, or not of an archive.
     """
     manifest = manifest or read_manifest(path)
-    total = sum(sum(manifest.end[source]) for source in SOURCES)
+    total = records_of(manifest)
     tally = _Tally()
 
     def partitions() -> Iterator[tuple[list[bytes], Events]]:
         done = 0
         for partition in range(manifest.partitions):
-            batches = []
-            for source in SOURCES:
-                for records in read_records(path, manifest, source, partition):
-                    batch = tally.take(
-                        decode(source, records, partition, manifest.partitions, currency or CURRENCY, source)
-                    )
-                    batches.append((batch, _published_ms(batch, records)))
-                done += manifest.end[source][partition]
-                progress(done, total)
-            yield _merge(batches)
+            yield _archived_partition(path, currency, manifest, partition, tally)
+            done += records_of(manifest, partition)
+            progress(done, total)
 
     return event_log(partitions()), tally.counts()
+
+
+def read_archived_partition(path: Path, currency: str, manifest: Manifest, partition: int) -> tuple[EventLog, Counts]:
+    """One partition of what `read_archive` reads; no user is in two.
+
+    Raises:
+        TrainingError: as `read_archive`.
+    """
+    tally = _Tally()
+    return event_log([_archived_partition(path, currency, manifest, partition, tally)]), tally.counts()
+
+
+def records_of(manifest: Manifest, partition: int | None = None) -> int:
+    """Offsets that the source topics of an archive hold, in one partition or all: no fewer than there are records."""
+    return sum(
+        sum(manifest.end[source] if partition is None else [manifest.end[source][partition]]) for source in SOURCES
+    )
+
+
+def _archived_partition(
+    path: Path, currency: str, manifest: Manifest, partition: int, tally: _Tally
+) -> tuple[list[bytes], Events]:
+    batches = []
+    for source in SOURCES:
+        for records in read_records(path, manifest, source, partition):
+            batch = tally.take(decode(source, records, partition, manifest.partitions, currency or CURRENCY, source))
+            batches.append((batch, _published_ms(batch, records)))
+    return _merge(batches)
 
 
 def _published_ms(batch: Decoded, records: list[Record]) -> Times:

@@ -14,7 +14,7 @@ from stream.scoring.model import load
 from tests.training.conftest import make_log
 from training.arms import Arms, answered, by_arm, require_arms, with_arms
 from training.cli import cli
-from training.dataset import Dataset, build
+from training.dataset import Dataset, build, built
 from training.errors import TrainingError
 from training.evaluate import judge
 from training.fit import Plan
@@ -81,7 +81,7 @@ def dataset(shopped: tuple[EventLog, list[Decision]]) -> Dataset:
 @pytest.fixture(scope="module")
 def made(shopped: tuple[EventLog, list[Decision]]) -> Made:
     log, decisions = shopped
-    return make(log, HOUR_MS, "lstm", Plan(epochs=8, batch=16, seed=2), arms=Arms("nudge", NAMES, decisions))
+    return make(built(log, HOUR_MS), "lstm", Plan(epochs=8, batch=16, seed=2), arms=Arms("nudge", NAMES, decisions))
 
 
 def test_every_decision_stands_at_its_step(shopped: tuple[EventLog, list[Decision]], dataset: Dataset) -> None:
@@ -235,9 +235,9 @@ def test_the_depth_at_which_users_buy_is_learnt(log: EventLog) -> None:
 
 def test_a_depth_needs_discounts(log: EventLog) -> None:
     with pytest.raises(TrainingError, match="depth cannot be learnt"):
-        make(log, HOUR_MS, "linear", Plan(epochs=1))
+        make(built(log, HOUR_MS), "linear", Plan(epochs=1))
 
 
 def test_a_depth_is_no_answer_for_arms(shopped: tuple[EventLog, list[Decision]]) -> None:
     with pytest.raises(TrainingError, match="not for each arm"):
-        make(shopped[0], HOUR_MS, "linear", Plan(epochs=1), arms=Arms("nudge", NAMES, shopped[1]))
+        make(built(shopped[0], HOUR_MS), "linear", Plan(epochs=1), arms=Arms("nudge", NAMES, shopped[1]))
