@@ -35,6 +35,17 @@ class Counts(NamedTuple):
     """The first refused record or line, in words; "" where there is none."""
 
 
+def total_of(parts: Sequence[Counts]) -> Counts:
+    """The counts of what was read in parts, as if it had been read part after part."""
+    return Counts(
+        sum(part.events for part in parts),
+        sum(part.dead for part in parts),
+        sum(part.broken for part in parts),
+        sum(part.left_out for part in parts),
+        next((part.first_problem for part in parts if part.first_problem), ""),
+    )
+
+
 def event_log(parts: Iterable[tuple[Sequence[bytes], Events]]) -> EventLog:
     """Join batches of (user of each event, events), in their order."""
     place: dict[bytes, int] = {}

@@ -15,7 +15,7 @@ from stream.scoring.artefact import features_hash
 from training.archive import Manifest, is_archive
 from training.dataset import Built, Dataset, absorbed, whole
 from training.errors import TrainingError
-from training.log import Counts, EventLog
+from training.log import Counts, EventLog, total_of
 from training.parallel import cores, on_dask, on_processes
 from training.sources import Progress, read_archived_partition, records_of
 
@@ -137,10 +137,7 @@ def _built(
         if where.dask
         else on_processes(_absorb, jobs, _processes(where, total), on_done)
     )
-    counts = Counts(
-        *(sum(column) for column in zip(*(one.counts[:4] for one in made), strict=True)),
-        next((one.counts.first_problem for one in made if one.counts.first_problem), ""),
-    )
+    counts = total_of([one.counts for one in made])
     dataset = whole([one.dataset for one in made], horizon_ms)
     return Built(dataset, horizon_ms, sum(one.events for one in made), sum(one.users for one in made)), counts
 

@@ -219,7 +219,7 @@ def bargain_hunters(log: EventLog) -> EventLog:
 
 
 def test_the_depth_at_which_users_buy_is_learnt(log: EventLog) -> None:
-    found = make(bargain_hunters(log), HOUR_MS, "linear", Plan(epochs=12, batch=4, seed=2))
+    found = make(built(bargain_hunters(log), HOUR_MS), "linear", Plan(epochs=12, batch=4, seed=2))
     model = load(found.data)
     assert model.metadata.answers == "depth"
     assert model.metadata.kind == "window"
