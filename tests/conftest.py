@@ -2,25 +2,47 @@
 
 import os
 import re
+import shutil
+import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from stream.broker.embedded import broker_from_environment
+from stream.broker.embedded import PREFIX, broker_from_environment
+from stream.broker.status import is_running
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI") == "true"
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES_MIN = 4 << 30
 
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[str]:
     """`host:port` of a real Kafka: KAFKA_BOOTSTRAP's, else an embedded one of this session's own."""
-    with broker_from_environment() as bootstrap:
+    with broker_from_environment(memory()) as bootstrap:
         yield bootstrap
+
+
+def memory() -> Path | None:
+    """Where a broker's folder lies in memory, if there is room; what runs that were killed left there is taken away.
+
+    Kafka syncs some files of each partition that it makes, and tests make ten thousand partitions: on a disk their
+    topics have no leader for most of a second, and deleting the folder in the end takes a minute.
+    """
+    if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < MEMORY_BYTES_MIN:
+        return None
+    for folder in MEMORY.glob(PREFIX + "*"):
+        # A broker that is just being started has no lock yet.
+        with suppress(FileNotFoundError):  # its own process takes it away
+            if time.time() - folder.stat().st_mtime > 3600 and not is_running(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+    return MEMORY
 
 
 @pytest.fixture

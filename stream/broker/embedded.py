@@ -17,6 +17,8 @@ from stream.broker.status import is_running, jvm_pid, write_state
 
 HEAP_MB = 1024
 PORT_RACES_MAX = 3
+PREFIX = "offerstream-broker-"
+"""Of the data folder of a broker that lives as long as a context."""
 
 
 class EmbeddedBroker:
@@ -148,10 +150,13 @@ class EmbeddedBroker:
 
 
 @contextmanager
-def broker_from_environment() -> Iterator[str]:
+def broker_from_environment(parent: Path | None = None) -> Iterator[str]:
     """The bootstrap address of KAFKA_BOOTSTRAP's cluster, else of an embedded broker that lives as long as the context.
 
     The embedded broker's data folder is a temporary one and is deleted at the end.
+
+    Args:
+        parent: where that folder is made; None for where the system has temporary ones.
 
     Raises:
         BrokerError: neither could be had.
@@ -161,7 +166,7 @@ def broker_from_environment() -> Iterator[str]:
         check_reachable(given)
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="offerstream-broker-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True) as folder:
         broker = EmbeddedBroker(Path(folder))
         broker.start()
         try:
