@@ -26,6 +26,7 @@ from tests.bench.system import KafkaStreams
 
 SEED = 3
 END_MS = 1_750_000_000_000
+TIMEOUT_S = 900
 
 
 @pytest.fixture(scope="session")
@@ -150,12 +151,13 @@ def does_the_job(kafka: Kafka, topic_prefix: str, tmp_path: Path, java: list[str
 
 
 @pytest.mark.long
+@pytest.mark.timeout(2 * TIMEOUT_S)
 def test_the_quick_run_measures_both_systems(tmp_path: Path, java: list[str]) -> None:
     assert java
     out = tmp_path / "bench.json"
     command = [sys.executable, "-m", "tests.bench", "--quick", "--jobs", "streams", "--out", str(out)]
     began_s = time.monotonic()
-    done = run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
+    done = run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     assert done.returncode == 0, f"{time.monotonic() - began_s:.0f} s: {done.stdout[-3000:]}{done.stderr[-3000:]}"
     rows = json.loads(out.read_text())["rows"]
     ours, theirs = ([row for row in rows if row["system"] == name] for name in ("offerstream", "kafka-streams"))

@@ -27,6 +27,9 @@ USERS = 20_000
 NEAR_MS = 1_000
 """Of a swap: after so long, all whose turn it is have changed over."""
 
+LONG_S = 3_000
+"""Two hundred swaps take some eight minutes where nothing else runs."""
+
 
 @pytest.fixture
 def site(broker: str, topic_prefix: str, tmp_path: Path) -> Site:
@@ -144,6 +147,7 @@ def test_swaps_under_load_lose_nothing_and_hold_nobody_up(site: Site) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(LONG_S)
 def test_two_hundred_swaps_over_full_rings_hold_nobody_up(site: Site) -> None:
     held_up = swap_under_load(site, 200, N_STEPS)
     assert held_up.by_swaps < held_up.at_other_times + PAUSE_MAX_MS
@@ -226,5 +230,6 @@ def test_some_swaps_do_not_grow_the_worker(site: Site) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(LONG_S)
 def test_two_hundred_swaps_do_not_grow_the_worker(site: Site) -> None:
     assert swap_often(site, 200, 0) < 50
