@@ -20,6 +20,7 @@ from random import Random
 from stream.broker.embedded import EmbeddedBroker
 from stream.core.events import SOURCES
 from stream.scoring.model import load
+from stream.scoring.shelf import HELD
 from tests.e2e import logs
 from tests.e2e.harness import Event, Site, wait_until
 from tests.faults.crashing_worker import POINTS, SWEEP_POINTS, CrashingWorker, Orders, Remote
@@ -129,7 +130,9 @@ class Suite:
         """Kills whose point nobody came by in time: they count for nothing."""
         self.recovery_s: list[float] = []
         self.stuck: list[str] = []
-        self.models = [seeded_model(seed % 1000 + i) for i in range(2)]
+        self.models = [seeded_model(seed % 1000 + i) for i in range(HELD + 1)]
+        """One more than a worker keeps in memory: published in turn, each has to be loaded."""
+        self._n_swaps = 0
         self._extra = 0
         self._stop = threading.Event()
         self._publishing = threading.Lock()
@@ -166,7 +169,7 @@ class Suite:
         ):
             self.site = Site(self.broker.bootstrap, "", self.folder, partitions=PARTITIONS)
             self.site.publish_campaigns(ALWAYS, BY_SCORE, SILENT)
-            self._publish_model(0)
+            self._publish_model()
             self.shop = Shop(self.site, self.seed)
             self.shop.profiles()
             self.seats = [Seat(self.site, self.proxy.bootstrap, i) for i in range(WORKERS)]
@@ -230,10 +233,23 @@ class Suite:
             planned += ["kill"] * n_kills
             planned += self.draw.choices(quick, k=n - len(planned))
         self.draw.shuffle(planned)
-        points = [*KILL_POINTS] * (planned.count("kill") // len(KILL_POINTS) + 1)
+        n_kills = planned.count("kill")
+        points = [*KILL_POINTS] * (n_kills // len(KILL_POINTS) + 1)
         self.draw.shuffle(points)
-        self._points_left = points
-        return planned
+        self._points_left = points[:n_kills]
+        return self._sweeps_before_clocks(planned)
+
+    def _sweeps_before_clocks(self, planned: list[str]) -> list[str]:
+        """Kills in sweeps first, clocks that jump behind them: once one was ahead, no sweep may be due for hours."""
+        self._points_left.sort(key=lambda point: point in SWEEP_POINTS)  # the last one is the next
+        left = sum(point in SWEEP_POINTS for point in self._points_left)
+        first: list[str] = []
+        rest: list[str] = []
+        for kind in planned:
+            (first if left and kind != "clock_jump" else rest).append(kind)
+            left -= kind == "kill" and left > 0
+        self.draw.shuffle(rest)
+        return first + rest
 
     def inject(self, kind: str) -> None:
         """One fault, and what was published up to then applied."""
@@ -284,8 +300,11 @@ class Suite:
         except BaseException as e:  # noqa: BLE001 shown by the thread that injects
             self._failed.append(e)
 
-    def _publish_model(self, i: int) -> None:
-        self.site.publish_model(self.models[i], load(self.models[i]).hex)
+    def _publish_model(self) -> None:
+        """The next one."""
+        data = self.models[self._n_swaps % len(self.models)]
+        self._n_swaps += 1
+        self.site.publish_model(data, load(data).hex)
 
     # --- the faults
 
@@ -307,7 +326,7 @@ class Suite:
             seat.remote.arm(point, 1 if point in {"rebalancing", "swapping"} else nth)
         guest = None
         if point == "swapping":
-            self._publish_model(self.draw.randint(0, 1))
+            self._publish_model()
         if point == "rebalancing":
             guest = self._guest()
         try:
