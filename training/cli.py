@@ -1,6 +1,7 @@
 """`python -m training`: from events to a model that workers take over."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from training.report.cli import report
 from training.reproduce.cli import reproduce
 from training.response.cli import response
 from training.segments.cli import segments
+from training.share import TF_CONFIG, Share, share_said
 from training.show import print_evaluation
 from training.source_options import (
     currency_option,
@@ -111,13 +113,16 @@ def run(
 
     Every event is a decision point, its label a purchase of that user within the horizon. A fifth of the users is kept
     apart and never trained on: the figures are theirs.
+
+    Several machines train one model where TF_CONFIG names them, as TensorFlow has it: start the same command on each.
     """
     console = Console(stderr=True)
     with told():
         best = None if champion is None else model_file(champion)
         asked = _arms(events, format_, topic_prefix, campaign, arms)
+        share = share_said(os.environ.get(TF_CONFIG, ""))
         built = read_built(console, events, format_, currency, topic_prefix, horizon, processes, dask)
-        _train(console, built, architecture, asked, epochs, seed, out, best, quick=quick)
+        _train(console, built, share, architecture, asked, epochs, seed, out, best, quick=quick)
 
 
 @cli.command(
@@ -197,6 +202,7 @@ def _arms(events: str, format_: str | None, topic_prefix: str, campaign: str | N
 def _train(
     console: Console,
     built: Any,  # noqa: ANN401  of `read_built`
+    share: Share,
     architecture: str,
     arms: Any,  # noqa: ANN401  of `_arms`
     epochs: int | None,
@@ -227,7 +233,10 @@ def _train(
         def on_stage(name: str) -> None:
             progress.reset(stage, description=name, total=None)
 
-        made = make(built, architecture, plan, on_stage, on_epoch, champion, arms)
+        made = make(built, architecture, plan, on_stage, on_epoch, champion, arms, share=share)
+    if share.at > 0:
+        click.echo(f"worker {share.at} of {share.of} is done; worker 0 writes", err=True)
+        return
     write(made, out)
     _print_metrics(console, made.metrics)
     if "depth" not in made.metrics:

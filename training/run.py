@@ -29,6 +29,7 @@ from training.metrics import Parity, calibration, quality
 from training.models.network import Network
 from training.models.registry import BUILDERS, DEPTH_BUILDERS
 from training.serve import agreement, carried
+from training.share import ALONE, Share
 from training.windows import Windows, fill
 from training.yardsticks import Beside, beside, beside_bytes
 
@@ -60,6 +61,7 @@ def make(
     arms: Arms | None = None,
     start: Start | None = None,
     parent: str | None = None,
+    share: Share = ALONE,
 ) -> Made:
     """Train on a data set and make the file.
 
@@ -79,6 +81,7 @@ def make(
         arms: to answer for; None: a purchase without an offer only.
         start: weights to start from; None: drawn ones.
         parent: SHA-256 of the model that they are of.
+        share: of the fit, where several workers do it; each makes the same file.
 
     Raises:
         TrainingError: the log is not enough to learn from.
@@ -99,7 +102,7 @@ def make(
         require_depths(split.train, split.test)
     # 2.
     on_stage("fitting")
-    fitted = fit(BUILDERS[architecture], split.train, split.valid, plan, on_epoch, start)
+    fitted = fit(BUILDERS[architecture], split.train, split.valid, plan, on_epoch, start, share)
     # 3.
     on_stage("exporting")
     network = fitted.network

@@ -15,6 +15,7 @@ from stream.core.features import dequantise
 from stream.core.row import N_FEATURES, N_STEPS
 from stream.scoring.artefact import DEPTH, PURCHASE
 from training.dataset import Dataset
+from training.share import ALONE, Share
 
 BURN_IN = N_STEPS - 1
 JUDGED = 65
@@ -60,16 +61,28 @@ def cut(starts: NDArray[np.int64], rng: np.random.Generator) -> Windows:
 
 
 def batches(
-    dataset: Dataset, windows: Windows, rng: np.random.Generator, size: int, answers: str = PURCHASE
+    dataset: Dataset,
+    windows: Windows,
+    rng: np.random.Generator,
+    size: int,
+    answers: str = PURCHASE,
+    share: Share = ALONE,
 ) -> Iterator[Batch]:
-    """All windows once, in drawn order, windows of like lengths together."""
+    """All windows once, in drawn order, windows of like lengths together; of each batch this worker's share.
+
+    Shares are equally large: where a batch has too few windows, some get one without weight.
+    """
     lengths = -(-(windows.end - windows.begin) // _GRAIN) * _GRAIN
     order = rng.permutation(len(lengths))
     order = order[np.argsort(lengths[order], kind="stable")]
     cuts = [order[start : start + size] for start in range(0, len(order), size)]
     for at in rng.permutation(len(cuts)).tolist():
         chosen = cuts[at]
-        yield fill(dataset, Windows(*(places[chosen] for places in windows)), int(lengths[chosen].max()), answers)
+        mine = chosen[share.at :: share.of]
+        part = Windows(*(places[mine] for places in windows))
+        for _ in range(-(-len(chosen) // share.of) - len(mine)):
+            part = Windows(*(np.append(places, places.dtype.type(0)) for places in part))
+        yield fill(dataset, part, int(lengths[chosen].max()), answers)
 
 
 def fill(dataset: Dataset, windows: Windows, length: int, answers: str = PURCHASE) -> Batch:

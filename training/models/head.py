@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from stream.scoring.artefact import DEPTH, PURCHASE
 
@@ -60,6 +61,10 @@ class Head(keras.layers.Layer):
         if self._more is not None:
             gains = np.maximum(np.diff(np.maximum.accumulate(logits)), GAIN_BEGIN_MIN)
             self._more.bias.assign(gains - 1 / gains)  # what the squareplus makes these gains of
+
+    def begin_with(self, weights: NDArray[np.float64], bias: float) -> None:
+        """Let the answer for "none" begin as this linear one, weights [D]."""
+        self._first.set_weights([weights[:, None], np.array([bias])])
 
     def rescale(self, slope: float, shift: float) -> None:
         """Every logit times `slope` plus `shift`; the slope is above 0, so arms keep their order."""
