@@ -121,6 +121,7 @@ def noise(split: Split) -> Split:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3_600)
 def test_on_all_recorded_users(shared_data: Path) -> None:
     """Every user judged by a network fitted to others: significantly better than aggregates, fitted to the same users.
 
