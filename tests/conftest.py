@@ -19,7 +19,7 @@ from stream.broker.status import is_running
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI") == "true"
 MEMORY = Path("/dev/shm")
-MEMORY_BYTES_MIN = 4 << 30
+MEMORY_BYTES_MIN = 2 << 30
 
 
 @pytest.fixture(scope="session")
