@@ -36,7 +36,7 @@ def publish(site: Site, draw: Random, n: int = 400) -> None:
 def test_a_standby_takes_over_with_the_tail_alone(site: Site, tmp_path: Path, model: Model) -> None:
     draw = Random(1)
     with site.worker(data_dir=tmp_path / "a") as first, site.worker(data_dir=tmp_path / "b") as second:
-        wait_until(lambda: first.metric(STANDBYS) == second.metric(STANDBYS) == 1, "a standby each", 30)
+        wait_until(lambda: first.metric(STANDBYS) == second.metric(STANDBYS) == 1, "a standby each", 90)
         publish(site, draw)
         site.wait_applied([first, second])
         time.sleep(1)  # the standbys have read it
