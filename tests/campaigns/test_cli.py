@@ -81,7 +81,7 @@ def test_two_files_with_one_id(tmp_path: Path) -> None:
 def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
     began = time.monotonic()
     result = run("apply", write(tmp_path, "good"), "--bootstrap", "127.0.0.1:1")
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < 15
     assert result.exit_code == 1
     assert "no answer from Kafka at 127.0.0.1:1" in result.stderr
 

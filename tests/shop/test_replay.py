@@ -109,18 +109,18 @@ def test_recorded_time_is_kept_or_made_the_present(tmp_path: Path, environment: 
     del environment
     path = write(tmp_path, LOG)
     started_s = time.time()
-    run(tmp_path, path, "--format", "taobao", "--no-consent", "--times", "now", "--speed", "10")
+    run(tmp_path, path, "--format", "taobao", "--no-consent", "--times", "now", "--speed", "20")
     took_s = time.time() - started_s
     times = sorted(v["time_ms"] for v in values(published("clickstream") + published("orders")))
-    assert np.diff(times).tolist() == [1000, 1000, 2000]  # 10 s, 10 s and 20 s at 10 times recorded time
+    assert np.diff(times).tolist() == [500, 500, 1000]  # 10 s, 10 s and 20 s at 20 times recorded time
     assert started_s * 1000 <= times[0]
     assert times[-1] <= time.time() * 1000
-    assert 4.0 <= took_s < 60
+    assert 2.0 <= took_s < 30
     ages = [
         r.timestamp - v["time_ms"]
         for r, v in zip(published("clickstream"), values(published("clickstream")), strict=True)
     ]
-    assert all(0 <= age < 3_000 for age in ages), ages  # published when due, not all at the end
+    assert all(0 <= age < 1_000 for age in ages), ages  # published when due
 
 
 def test_rate(tmp_path: Path, environment: Settings, published: Published) -> None:
@@ -178,7 +178,7 @@ def test_a_file_that_is_not_there_and_a_broker_that_is_not_there(tmp_path: Path)
     result = CliRunner().invoke(replay, arguments)
     assert result.exit_code == 1
     assert "127.0.0.1:1" in result.output
-    assert time.monotonic() - started_s < 40
+    assert time.monotonic() - started_s < 15
 
 
 def test_a_file_of_another_format_says_so(tmp_path: Path, environment: Settings, published: Published) -> None:
