@@ -371,10 +371,7 @@ class Suite:
         self.broker.start()
 
     def _broker_restart(self) -> None:
-        """In order; what commits while the only broker leaves loses its markers, by Kafka's doing (ARCHITECTURE.md)."""
-        self.proxy.cut()
         self.broker.stop()
-        self.proxy.mend()
         time.sleep(self.draw.uniform(0, 3))
         self.broker.start()
 
