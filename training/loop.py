@@ -134,11 +134,10 @@ def wanted(task: Task) -> str:
 def _built(task: Task, said: dict[str, Any], made: list[Built]) -> Built:
     if not made:
         manifest = Manifest(**said["archive"])
-        made.append(
-            of_archive(task.archive, task.currency, said["horizon_ms"], Where(), lambda _done, _total: None, manifest)[
-                0
-            ]
+        built, _ = of_archive(
+            task.archive, task.currency, said["horizon_ms"], Where(), lambda _done, _total: None, manifest
         )
+        made.append(built)
     return made[0]
 
 

@@ -210,9 +210,8 @@ def read_archived_partition(path: Path, currency: str, manifest: Manifest, parti
 
 def records_of(manifest: Manifest, partition: int | None = None) -> int:
     """Offsets that the source topics of an archive hold, in one partition or all: no fewer than there are records."""
-    return sum(
-        sum(manifest.end[source] if partition is None else [manifest.end[source][partition]]) for source in SOURCES
-    )
+    partitions = range(manifest.partitions) if partition is None else [partition]
+    return sum(manifest.end[source][i] for source in SOURCES for i in partitions)
 
 
 def _archived_partition(

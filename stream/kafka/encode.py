@@ -193,7 +193,7 @@ def encode_decisions(
     campaigns: CampaignSet,
     models: Sequence[str],
     now_ms: int,
-    ids: Sequence[str] | None = None,
+    ids: Sequence[str],
 ) -> list[bytes]:
     """Values for topic decisions, one a row, in order.
 
@@ -209,13 +209,13 @@ def encode_decisions(
         campaigns: in force.
         models: n hashes of the models that scored, in hexadecimal digits; "" where there was none.
         now_ms: time of the decision.
-        ids: n, where they are known already, or are those of silences; None = those of events.
+        ids: n, by `offer_ids` or `silence_ids`.
     """
     all_hex = np.ascontiguousarray(steps).tobytes().hex()
     width = 2 * steps.shape[1]
     heads = map(
         DecisionHead,
-        offer_ids(topics, partition, events) if ids is None else ids,
+        ids,
         map(bytes.decode, users),
         _triggers(topics, partition, events),
         decisions["propensity"].tolist(),
@@ -273,7 +273,7 @@ def encode_offers(
     models: Sequence[str],
     now_ms: int,
     currency: str,
-    ids: Sequence[str] | None = None,
+    ids: Sequence[str],
 ) -> list[bytes]:
     """Values for topic offers, one a row, in order.
 
@@ -287,9 +287,8 @@ def encode_offers(
         models: n hashes of the models that scored, in hexadecimal digits; "" where there was none.
         now_ms: time of the decision: offers are valid from then on.
         currency: the reporting currency.
-        ids: n, where they are known already, or are those of silences; None = those of events.
+        ids: n, by `offer_ids` or `silence_ids`.
     """
-    ids = offer_ids(topics, partition, events) if ids is None else ids
     triggers = _triggers(topics, partition, events)
     parts = list(
         zip(

@@ -214,8 +214,7 @@ class Bench:
         if committed != self._kafka.end(ours.source):
             raise measure.OutputError(f"{committed} events were committed, {self._kafka.end(ours.source)} published")
         measure.check_outputs(self._kafka, ours, marks, triggers=triggers, users=len(np.unique(drawn)), rows=len(drawn))
-        self._add(ours, title, users, measured, len(drawn))
-        self.rows[-1]["loop_held"] = held
+        self._add(ours, title, users, measured, len(drawn), loop_held=held)
         if peer:
             self._peer_job(peer, title, users)
 
@@ -261,7 +260,9 @@ class Bench:
         publish(self._kafka.bootstrap, counted(clicks(rng, drawn, self._log_end_ms, f"log{self._n_logs}")), ours.prefix)
         return drawn, triggers
 
-    def _add(self, system: System, job: str, users: int, measured: Measured, events: int) -> None:
+    def _add(
+        self, system: System, job: str, users: int, measured: Measured, events: int, **more: dict[str, int]
+    ) -> None:
         broker, n = measured.broker_bytes, measured.events
         self.rows.append(
             {
@@ -276,6 +277,7 @@ class Bench:
                 "row_bytes": round(measured.row_bytes),
                 "written_bytes_per_event": None if broker is None else round((broker + measured.disk_bytes) / n),
                 "rss_mb": measured.rss_max_bytes >> 20,
+                **more,
                 **self._computes(system),
             }
         )

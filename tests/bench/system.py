@@ -37,6 +37,10 @@ STAGES_OF_A_BATCH = ("decode", "absorb", "score", "decide", "emit")
 """On the compute thread, one batch after the other; commit and store go on beside them."""
 
 
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+"""Values of a scrape by name and labels."""
+
+
 class Progress(NamedTuple):
     """What a system says of itself at one moment. Only events/s and memory are taken from outside alone."""
 
@@ -106,7 +110,7 @@ class Offerstream:
             environment["OFFERSTREAM_INSTANCE_ID"] = instance_id
         return Program([*MODULE, "stream", "worker"], environment, self.log)
 
-    def samples(self, *names: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float] | None:
+    def samples(self, *names: str) -> Samples | None:
         """These of /metrics, or all: all of them several times a second is more than any shop asks for."""
         query = urllib.parse.urlencode([("name[]", name) for name in names])
         try:
@@ -128,6 +132,12 @@ class Offerstream:
         except OSError:
             return False
 
+    def _answer(self, *names: str) -> Samples:
+        samples = self.samples(*names)
+        if samples is None:
+            raise ProgramError(f"no answer from /metrics; its log is {self.log}")
+        return samples
+
     def outcome(self, name: str) -> int:
         """Events of all sources with an outcome."""
         samples = self.samples("offerstream_events_total") or {}
@@ -141,12 +151,10 @@ class Offerstream:
         Raises:
             ProgramError: it does not answer.
         """
-        samples = self.samples()
-        if samples is None:
-            raise ProgramError(f"no answer from /metrics; its log is {self.log}")
-        name = "offerstream_stage_seconds"
-        took_s = sum(samples.get((f"{name}_sum", (("stage", stage),)), 0.0) for stage in STAGES_OF_A_BATCH)
-        return samples.get((f"{name}_count", (("stage", STAGES_OF_A_BATCH[0]),)), 0.0), took_s
+        took, count = "offerstream_stage_seconds_sum", "offerstream_stage_seconds_count"
+        samples = self._answer(took, count)
+        took_s = sum(samples.get((took, (("stage", stage),)), 0.0) for stage in STAGES_OF_A_BATCH)
+        return samples.get((count, (("stage", STAGES_OF_A_BATCH[0]),)), 0.0), took_s
 
     def loop_held(self) -> dict[str, int]:
         """How many turns of its event loop, since its start, took longer than 20, 50 and 100 ms.
@@ -154,10 +162,7 @@ class Offerstream:
         Raises:
             ProgramError: it does not answer.
         """
-        name = "offerstream_loop_held_seconds_bucket"
-        samples = self.samples(name)
-        if samples is None:
-            raise ProgramError(f"no answer from /metrics; its log is {self.log}")
+        samples = self._answer("offerstream_loop_held_seconds_bucket")
         turns = {float(labels[0][1]): n for (_, labels), n in samples.items()}
         return {f"over_{ms}_ms": int(turns[math.inf] - turns[ms / 1000]) for ms in (20, 50, 100)}
 

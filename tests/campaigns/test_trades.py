@@ -21,7 +21,7 @@ from stream.core.decide import DECISION, Reason
 from stream.core.events import EVENT
 from stream.kafka.codec import SOURCE_VALUES
 from stream.kafka.control import InForce
-from stream.kafka.encode import SourceTopic, encode_offers
+from stream.kafka.encode import SourceTopic, encode_offers, offer_ids
 from stream.scoring.scorer import Scored
 from tests.campaigns.test_ready import NOON_MS
 
@@ -65,7 +65,8 @@ def offers(name: str, **changes: Any) -> dict[str, list[Any]]:
         trigger = np.zeros(1, EVENT)
         trigger["time_ms"] = given.time_ms
         user, topics = log.users[given.user], [SourceTopic("clickstream", "AAAAAAAAAAAAAAAAAAAAAA")]
-        (value,) = encode_offers(topics, 0, [user], trigger, decision, campaigns, [""], given.time_ms, "EUR")
+        ids = offer_ids(topics, 0, trigger)
+        (value,) = encode_offers(topics, 0, [user], trigger, decision, campaigns, [""], given.time_ms, "EUR", ids)
         offer = json.loads(value)
         jsonschema.Draft202012Validator(schema).validate(offer)
         found.setdefault(user.decode(), []).append(offer)

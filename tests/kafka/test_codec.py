@@ -30,7 +30,7 @@ from stream.kafka.codec import (
     DeadReason,
     dead_letter_record,
 )
-from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers, offer_id
+from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers, offer_id, offer_ids
 
 NOW_MS = 1_763_700_000_000
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
@@ -230,8 +230,9 @@ def test_decisions_say_what_was_decided(batch: list[dict[str, Any]], model: str)
     steps = np.frombuffer(b"".join(row["step"] for row in batch), np.uint8).reshape(len(batch), N_FEATURES)
     row_seqs = np.array([row["row_seq"] for row in batch], np.uint64)
     partition_seqs = np.array([row["partition_seq"] for row in batch], np.int64)
+    models, ids = [model] * len(users), offer_ids(TOPICS, 3, events)
     values = encode_decisions(
-        TOPICS, 3, users, events, decisions, steps, row_seqs, partition_seqs, CAMPAIGNS, [model] * len(users), NOW_MS
+        TOPICS, 3, users, events, decisions, steps, row_seqs, partition_seqs, CAMPAIGNS, models, NOW_MS, ids
     )
     assert len(values) == len(batch)
     for row, value in zip(batch, values, strict=True):
@@ -297,6 +298,7 @@ def test_decisions_that_differ_in_one_thing_stay_apart() -> None:
             CAMPAIGNS,
             [MODEL] * len(some),
             NOW_MS,
+            offer_ids(TOPICS, 3, events[rows_]),
         )
 
     assert encode(slice(None)) == [encode(slice(i, i + 1))[0] for i in range(n)]
@@ -306,7 +308,8 @@ def test_decisions_that_differ_in_one_thing_stay_apart() -> None:
 @patient
 def test_offers_say_what_the_coupon_service_needs(batch: list[dict[str, Any]]) -> None:
     users, events, decisions = columns(batch)
-    values = encode_offers(TOPICS, 3, users, events, decisions, CAMPAIGNS, [MODEL] * len(users), NOW_MS, "EUR")
+    models, ids = [MODEL] * len(users), offer_ids(TOPICS, 3, events)
+    values = encode_offers(TOPICS, 3, users, events, decisions, CAMPAIGNS, models, NOW_MS, "EUR", ids)
     assert len(values) == len(batch)
     for row, value in zip(batch, values, strict=True):
         said = json.loads(value)
@@ -379,10 +382,10 @@ def test_encoding_a_decision_costs_little_more_than_its_json() -> None:
     steps = rng.integers(0, 255, (n, N_FEATURES), np.uint8)
     seqs = np.arange(n)
 
+    models, ids = [MODEL] * n, offer_ids(TOPICS, 3, events)
+
     def work() -> list[bytes]:
-        return encode_decisions(
-            TOPICS, 3, users, events, decisions, steps, seqs, seqs, CAMPAIGNS, [MODEL] * len(users), NOW_MS
-        )
+        return encode_decisions(TOPICS, 3, users, events, decisions, steps, seqs, seqs, CAMPAIGNS, models, NOW_MS, ids)
 
     ready = [msgspec.json.decode(value) for value in work()]
     encode = msgspec.json.Encoder().encode
@@ -405,12 +408,7 @@ def test_small_batches(n: int) -> None:
     users, events, decisions = [b"u"] * n, np.zeros(n, EVENT), np.zeros(n, DECISION)
     steps, seqs = np.zeros((n, N_FEATURES), np.uint8), np.zeros(n, np.int64)
     decisions["arm"] = 0
-    assert (
-        len(
-            encode_decisions(
-                TOPICS, 3, users, events, decisions, steps, seqs, seqs, CAMPAIGNS, [""] * len(users), NOW_MS
-            )
-        )
-        == n
-    )
-    assert len(encode_offers(TOPICS, 3, users, events, decisions, CAMPAIGNS, [""] * len(users), NOW_MS, "EUR")) == n
+    models, ids = [""] * n, offer_ids(TOPICS, 3, events)
+    values = encode_decisions(TOPICS, 3, users, events, decisions, steps, seqs, seqs, CAMPAIGNS, models, NOW_MS, ids)
+    assert len(values) == n
+    assert len(encode_offers(TOPICS, 3, users, events, decisions, CAMPAIGNS, models, NOW_MS, "EUR", ids)) == n
