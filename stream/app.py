@@ -236,6 +236,7 @@ async def _sample(partitions: Partitions, lag: Lag, metrics: Metrics) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await loop.run_in_executor(None, lag.look)
+        await partitions.look()
         for tp, n in lag.by_partition().items():
             metrics.lag_events.labels(tp.topic, str(tp.partition)).set(n)
         metrics.rows["stored"].set(partitions.rows_stored())

@@ -8,10 +8,12 @@
     └── PartitionError       a partition cannot go on             the worker logs it and ends, exit code 1
         ├── SourceLostError       events were lost to retention, or the topic is another one
         ├── StoreCorruptError     the local store is not usable: set aside and restored from the changelog
+        │   └── LostCommitError       the brokers lost a commit that they had acknowledged
         └── DeliveryError         the broker did not take what was sent
             └── TransactionError      a transaction failed: the partition is taken over anew (`stream.kafka.partitions`)
                 ├── FencedError       another worker has taken the partition over, or the broker gave up on ours
-                └── LateCommitError   it was committed, but a copy of the request may come again: a new epoch is needed
+                ├── LateCommitError   it was committed, but a copy of the request may come again: a new epoch is needed
+                └── HangingError      brokers had lost its end, it is aborted now: a new epoch is needed
 
 Bad events are no errors: they become dead letters (`stream.kafka.decode`). A refused model or campaign is counted and
 the one in force stays (`stream.kafka.control`). Anything else that is raised is a bug: the process ends at once without
@@ -51,6 +53,10 @@ class StoreCorruptError(PartitionError):
     """The local store is of another format, cluster or topic, too old, or broken."""
 
 
+class LostCommitError(StoreCorruptError):
+    """The local store has a commit that the changelog does not hold."""
+
+
 class DeliveryError(PartitionError):
     """A record was refused by the broker or could not be delivered in time."""
 
@@ -68,3 +74,7 @@ class FencedError(TransactionError):
 
 class LateCommitError(TransactionError):
     """A transaction was committed by a request that may come a second time."""
+
+
+class HangingError(TransactionError):
+    """A transaction was open though nobody had it open; it is aborted now."""

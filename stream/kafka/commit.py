@@ -1,7 +1,7 @@
 """What a commit sends, and in which order."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,6 +51,9 @@ class Sent:
 class AtLeastOnce:
     """Every event is applied and every offer is out; an offer may be out twice after a crash."""
 
+    APPLIED_TO_END = 1
+    """Offsets from the applied record to the end of its commit in the changelog."""
+
     def __init__(self, settings: Settings, partition: int, metrics: Metrics, outside: Outside) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -84,7 +87,11 @@ class AtLeastOnce:
         producer.send(settings.changelog, sent.outputs.rows.keys(), sent.outputs.rows.values())
         producer.flush()
         # 3.
-        return self._applied_producer.send_last(settings.changelog, applied_record.KEY, sent.applied) + 1
+        offset = self._applied_producer.send_last(settings.changelog, applied_record.KEY, sent.applied)
+        return offset + self.APPLIED_TO_END
+
+    def abort(self, places: Iterable[tuple[str, int]]) -> None:
+        """Nothing: there is nothing to abort."""
 
     @property
     def may_commit_again(self) -> bool:
@@ -99,6 +106,9 @@ class AtLeastOnce:
 
 class ExactlyOnce:
     """Every event is applied once and every offer is seen once, by readers with `isolation.level=read_committed`."""
+
+    APPLIED_TO_END = 2
+    """See `AtLeastOnce`; the transaction's marker has an offset of its own."""
 
     def __init__(self, settings: Settings, partition: int, metrics: Metrics, outside: Outside) -> None:
         self._settings = settings
@@ -137,7 +147,12 @@ class ExactlyOnce:
         # 3. and 4.
         offset = producer.commit(settings.changelog, applied_record.KEY, sent.applied)
         _observe_latency(sent, self._metrics)
-        return offset + 2  # the marker has an offset of its own
+        return offset + self.APPLIED_TO_END
+
+    def abort(self, places: Iterable[tuple[str, int]]) -> None:
+        """See `TransactionalProducer.abort`. In turn: the last place hangs until all others are done."""
+        for topic, partition in places:
+            self._producer.abort(topic, partition)
 
     @property
     def may_commit_again(self) -> bool:

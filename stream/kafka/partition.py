@@ -33,7 +33,7 @@ from stream.core.row import ROW_FORMAT, gather, pack, scatter
 from stream.errors import DeliveryError, LateCommitError, TransactionError
 from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied, SourcePosition, SweepState
-from stream.kafka.cluster import INPUTS, Cluster, log_ranges
+from stream.kafka.cluster import INPUTS, Cluster
 from stream.kafka.columns import Columns
 from stream.kafka.commit import SENDERS, Sent, Unsent
 from stream.kafka.control import InForce
@@ -42,7 +42,7 @@ from stream.kafka.identities import join
 from stream.kafka.intake import Taken, draws_of, take, what_applies
 from stream.kafka.shared import Shared
 from stream.kafka.sweep import Sweep, Swept
-from stream.kafka.takeover import open_store, where_to_go_on
+from stream.kafka.takeover import abort_hanging, ask_logs, open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
 from stream.metrics import Stopwatch
 
@@ -91,9 +91,12 @@ class Partition:
         1. Fence whoever owned it before: from here on only we can write to its changelog. What they left open is
            aborted or committed now.
         2. Ask where the logs end, only now: the changelog's end counts all that the one before us committed.
-        3. The local store, if it can be trusted, and the changelog's tail into it, up to that end.
-        4. The applied record against the source topics.
-        5. Columns, empty: rows are read as users come.
+        3. If the changelog hangs (brokers acknowledged a transaction's end and wrote none), abort it: nobody has seen
+           it, its events are applied again. Outputs alone are left to the next commit, unless the store tells that the
+           changelog's part was aborted.
+        4. The local store, if it can be trusted, and the changelog's tail into it, up to its end.
+        5. The applied record against the source topics.
+        6. Columns, empty: rows are read as users come.
 
         Args:
             cluster: topics as they are.
@@ -104,7 +107,7 @@ class Partition:
             Whether it is ours.
 
         Raises:
-            PartitionError: see its kinds.
+            PartitionError: see its kinds. After a HangingError it has to be taken over again.
             BrokerSilentError: the leader of a log does not answer.
         """
         loop = asyncio.get_running_loop()
@@ -122,23 +125,18 @@ class Partition:
             self._sender.close()
             return False
         # 2.
-        topics = {name: settings.topic(name) for name in INPUTS}
-        ranges = log_ranges(admin, [(topic, self.number) for topic in (*topics.values(), settings.changelog)])
-        logs = {source: ranges[topic, self.number] for source, topic in topics.items()}
-        log = ranges[settings.changelog, self.number]
+        logs = ask_logs(admin, settings, self.number)
         # 3.
-        began_s = time.monotonic()
-        self._store, applied, n = open_store(settings, self.number, cluster, log, shared.outside, self._metrics)
-        logger.info(
-            "partition %d: %d changelog records restored in %.2f s, from offset %d on",
-            self.number, n, time.monotonic() - began_s, log[1] - n,
-        )  # fmt: skip
-        self.changelog_end = log[1]
+        on_lost = partial(abort_hanging, self._sender, logs.hanging)
+        if (settings.changelog, self.number) in logs.hanging:
+            on_lost()
         # 4.
-        position = where_to_go_on(applied, settings, self.number, self._topic_ids, logs, self._metrics)
-        self._sequence, self.read = position.sequence, position.read
-        self.committed = dict(self.read)
+        self._store, applied = open_store(shared, self.number, cluster, logs.changelog, on_lost)
+        self.changelog_end = logs.changelog[1]
         # 5.
+        position = where_to_go_on(applied, settings, self.number, self._topic_ids, logs.sources, self._metrics)
+        self._sequence, self.read, self.committed = position.sequence, position.read, dict(position.read)
+        # 6.
         self._columns = Columns(self._store, settings.hot_rows)
         self._emitter = Emitter(settings, self.number, self._topic_ids)
         self._open = Unsent(Outputs(), number=0)
@@ -316,8 +314,7 @@ class Partition:
             self.committed = sent.positions
             # 5.
             if self._sender.may_commit_again and not self.failed:
-                self.failed = True
-                self._on_failed(self, LateCommitError(f"partition {self.number}: its commit may come a second time"))
+                self.fail(LateCommitError(f"partition {self.number}: its commit may come a second time"))
             return not self.failed
 
     def _snapshot(self) -> Sent | None:
@@ -349,10 +346,14 @@ class Partition:
             if not self._is_over():
                 if not isinstance(e, TransactionError):
                     raise
-                self.failed = True
-                self._on_failed(self, e)
+                self.fail(e)
             return None
         return None if self._is_over() else end
+
+    def fail(self, error: TransactionError) -> None:
+        """Apply and commit nothing more; it is taken over anew, if it is still ours."""
+        self.failed = True
+        self._on_failed(self, error)
 
     def _is_over(self) -> bool:
         return self.failed
@@ -364,7 +365,7 @@ class Partition:
     def _keep(self, sent: Sent, changelog_end: int) -> None:
         store = self._store
         with self._metrics.stage["store"].time():
-            store.put(sent.outputs.rows, sent.applied, changelog_end)
+            store.put(sent.outputs.rows, sent.applied, changelog_end, changelog_end - self._sender.APPLIED_TO_END)
             self._columns.stored(sent.number)
             self.changelog_end = changelog_end
             if store.must_forget or store.flushed_s_ago * 1000 > self._settings.store_flush_interval_ms:

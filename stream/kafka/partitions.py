@@ -9,7 +9,15 @@ from typing import NamedTuple, TypeVar
 
 from faust.types import TP
 
-from stream.errors import BrokerSilentError, FencedError, LateCommitError, PartitionError, SetupError, TransactionError
+from stream.errors import (
+    BrokerSilentError,
+    FencedError,
+    HangingError,
+    LateCommitError,
+    PartitionError,
+    SetupError,
+    TransactionError,
+)
 from stream.kafka.cluster import INPUTS, Cluster, log_ranges, look
 from stream.kafka.control import InForce
 from stream.kafka.intake import passed_over
@@ -52,6 +60,8 @@ class Partitions:
         self._drained = False
         """Between a drain and what follows nothing is swept: partitions may be somebody else's already."""
         self._still_ours: Callable[[], bool] = lambda: False
+        self._committed: dict[tuple[int, int], int] = {}
+        """By number and life: where the changelog's end was known to be at the last look."""
         self._failures: deque[float] = deque()
         self._renewals: set[asyncio.Task[None]] = set()
         self._settings = settings = shared.settings
@@ -220,6 +230,25 @@ class Partitions:
 
     # --- transactions that failed
 
+    async def look(self) -> None:
+        """Take anew each partition in whose changelog no reader sees what was committed before the last look.
+
+        A marker is written within moments of its commit's acknowledgement, if at all; see `Partition.take_over`.
+        """
+        committed = self._committed
+        self._committed = {(number, p.life): p.changelog_end for number, p in self._sound().items()}
+        changelog = self._settings.changelog
+        asked = [(changelog, number) for number, _ in self._committed]
+        try:
+            logs = await asyncio.get_running_loop().run_in_executor(None, log_ranges, self._admin, asked)
+        except BrokerSilentError as e:
+            logger.warning("%s; whether commits are seen is not known", e)
+            return
+        for number, partition in self._sound().items():
+            end = committed.get((number, partition.life), 0)
+            if (changelog, number) in logs and logs[changelog, number][1] < end:
+                partition.fail(TransactionError(f"{changelog}[{number}]: committed up to offset {end}, not seen yet"))
+
     def _on_failed(self, partition: Partition, error: TransactionError) -> None:
         """A zombie, a broker outage and a long stop look the same from here.
 
@@ -234,8 +263,8 @@ class Partitions:
             renewal.add_done_callback(self._renewals.discard)
 
     def _count_failure(self, error: TransactionError) -> bool:
-        """Whether it makes sense to go on. A late commit is no failure: nothing was lost, however often it happens."""
-        if isinstance(error, LateCommitError):
+        """Whether it makes sense to go on. What needs a new epoch alone is no failure, however often it happens."""
+        if isinstance(error, LateCommitError | HangingError):
             return True
         self._shared.metrics.transactions_failed.inc()
         now_s = time.monotonic()

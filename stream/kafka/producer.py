@@ -271,6 +271,19 @@ class TransactionalProducer(BulkProducer):
             raise TransactionError(f"partition {self._partition}: committed, but where is not known")
         return self._last_offset
 
+    def abort(self, topic: str, partition: int) -> None:
+        """Abort all that this transactional id has open in one partition of a topic.
+
+        The transaction for it reaches back to the first open record, whoever began there.
+
+        Raises:
+            TransactionError: it may not have been done.
+        """
+        self.begin()
+        self._produce(topic, b"", None, None, [], partition)
+        self.flush()
+        self._insist(self._producer.abort_transaction, lambda: True)
+
     def _insist(self, call: Callable[[float], None], still_wanted: Callable[[], bool]) -> bool:
         """Repeat a call of librdkafka's that goes on behind a time-out where it was."""
         give_up_s = time.monotonic() + self._give_up_ms / 1000

@@ -1,4 +1,7 @@
-"""Bulk restore: the changelog's tail into the local store, with a reader of our own."""
+"""Bulk restore: the changelog's tail into the local store, with a reader of our own.
+
+And whether the changelog still holds what the store took for committed.
+"""
 
 import logging
 import time
@@ -8,7 +11,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from stream.core.row import FORMATS_READ
-from stream.errors import PartitionError, StoreCorruptError
+from stream.errors import LostCommitError, PartitionError
 from stream.kafka import applied as applied_record
 from stream.kafka.store import Store
 from stream.settings import Settings, client_id
@@ -57,12 +60,12 @@ def restore(
         Records read.
 
     Raises:
-        StoreCorruptError: the store stands beyond the end of the log: it belongs to a changelog that lost its end.
+        LostCommitError: the store stands beyond the end of the log: it belongs to a changelog that lost its end.
         PartitionError: nothing arrived for `restore_timeout_ms`, or a row is of another format.
     """
     topic, end = settings.changelog, log[1]
     if store.changelog_offset > end:
-        raise StoreCorruptError(
+        raise LostCommitError(
             f"{store.path}: stands at offset {store.changelog_offset} of {topic}[{partition}], which ends at {end}"
         )
     position = max(store.changelog_offset, log[0])
@@ -87,14 +90,13 @@ def restore(
             for message in messages:
                 error = message.error()
                 if error is None:
-                    records.append((message.key(), message.value()))
+                    records.append(message)
                 elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's public constant
                     raise PartitionError(f"restore of {topic}[{partition}] at offset {position}: {error.str()}")
                 position = message.offset() + (error is None)
             if messages:
                 heard_at_s = time.monotonic()
-                check_format(messages)
-                store.replay(records, position)
+                take_in(store, records, position)
                 n += len(records)
                 count(len(records))
             elif time.monotonic() - heard_at_s > settings.restore_timeout_ms / 1000:
@@ -106,6 +108,87 @@ def restore(
         consumer.close()
     store.write()
     return n
+
+
+def take_in(store: Store, messages: list[Message], changelog_offset: int) -> None:
+    """Records of the changelog into the store, which stands at `changelog_offset` then.
+
+    Raises:
+        PartitionError: a row is of another format.
+    """
+    check_format(messages)
+    applied_offset = max((m.offset() for m in messages if m.key() == applied_record.KEY), default=None)
+    store.replay([(m.key(), m.value()) for m in messages], changelog_offset, applied_offset)
+
+
+def confirm(
+    store: Store,
+    settings: Settings,
+    partition: int,
+    log: tuple[int, int],
+    make: Callable[[dict[str, Any]], Consumer] = Consumer,
+) -> None:
+    """Look whether the changelog holds the last commit that the store knows of, where the store knows it to be.
+
+    Brokers can lose what they acknowledged: a cluster of one that is stopped in its midst, a leader that was not in
+    sync. Then rows of the store are of events that nobody else takes for applied, and nothing later tells.
+
+    A record that is no longer there at all was compacted away, so a later commit is there: the tail has it.
+
+    Args:
+        store: read only.
+        settings: brokers, changelog, time-out.
+        partition: of the changelog.
+        log: (first offset, last stable offset) of it.
+        make: makes the reader.
+
+    Raises:
+        LostCommitError: what lies there is another record, or one that was never committed.
+        PartitionError: nothing arrived for `restore_timeout_ms`.
+    """
+    at, topic = store.applied_offset, settings.changelog
+    if at is None or not log[0] <= at < log[1]:  # beyond the end: see `restore`
+        return
+    if _record_at(at, "read_committed", settings, partition, make) == (applied_record.KEY, store.applied):
+        return
+    if _record_at(at, "read_uncommitted", settings, partition, make) is not None:
+        raise LostCommitError(
+            f"{store.path}: what it took for committed at offset {at} of {topic}[{partition}] is not: the brokers "
+            "acknowledged it and lost it"
+        )
+
+
+def _record_at(
+    offset: int, isolation: str, settings: Settings, partition: int, make: Callable[[dict[str, Any]], Consumer]
+) -> tuple[bytes | None, bytes | None] | None:
+    """Key and value of the changelog's record at an offset, as a reader sees it; None = it sees none there."""
+    topic = settings.changelog
+    consumer = make(
+        READER
+        | {
+            "bootstrap.servers": settings.bootstrap,
+            "client.id": f"{client_id(settings)}-confirm-{partition}",
+            "group.id": f"{settings.app_id}-restore",  # never joined, never committed to
+            "isolation.level": isolation,
+            "enable.partition.eof": True,
+            "max.partition.fetch.bytes": 1 << 16,  # one record is enough
+            "queued.min.messages": 1,
+        }
+    )
+    give_up_s = time.monotonic() + settings.restore_timeout_ms / 1000
+    try:
+        consumer.assign([TopicPartition(topic, partition, offset)])
+        while time.monotonic() < give_up_s:
+            for message in consumer.consume(1, timeout=0.2):
+                error = message.error()
+                if error is None:
+                    return (message.key(), message.value()) if message.offset() == offset else None
+                if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's public constant
+                    raise PartitionError(f"{topic}[{partition}] at offset {offset}: {error.str()}")
+                return None
+    finally:
+        consumer.close()
+    raise PartitionError(f"{topic}[{partition}] at offset {offset}: nothing read for {settings.restore_timeout_ms} ms")
 
 
 def check_format(messages: list[Message]) -> None:

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from stream.errors import BrokerSilentError, PartitionError
+from stream.errors import BrokerSilentError, LostCommitError, PartitionError
 from stream.kafka.cluster import Cluster, log_ranges, look
 from stream.kafka.outside import Outside
-from stream.kafka.restore import READER, check_format
+from stream.kafka.restore import READER, confirm, take_in
 from stream.kafka.store import Store, open_or_set_aside
 from stream.kafka.takeover import STORE_AGE_MAX_S, identity_of, path_of
 from stream.metrics import Metrics
@@ -131,9 +131,13 @@ class Standbys:
         except PartitionError as e:
             logger.warning("no standby for partition %d: %s", number, e)
             return
-        if store.changelog_offset > log[1]:  # a take-over sets it aside
+        try:
+            if store.changelog_offset > log[1]:
+                raise LostCommitError(f"{store.path}: ahead of the changelog")
+            confirm(store, settings, number, log, self._outside.consumer)
+        except PartitionError as e:  # a take-over sets it aside
             store.abandon()
-            logger.warning("no standby for partition %d: its store is ahead of the changelog", number)
+            logger.warning("no standby for partition %d: %s", number, e)
             return
         store.changelog_offset = max(store.changelog_offset, log[0])
         self._stores[number] = store
@@ -160,8 +164,7 @@ class Standbys:
         for number, records in found.items():
             store = self._stores[number]
             try:
-                check_format(records)
-                store.replay([(r.key() or b"", r.value()) for r in records], int(records[-1].offset() or 0) + 1)
+                take_in(store, records, int(records[-1].offset() or 0) + 1)
                 if store.flushed_s_ago * 1000 > self._settings.store_flush_interval_ms:
                     store.flush()
             except PartitionError as e:

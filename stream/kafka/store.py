@@ -27,7 +27,7 @@ from stream.kafka.rocksdb import Databases
 
 logger = logging.getLogger(__name__)
 
-_OFFSET_KEY = b"\xff\x01"  # next changelog offset to read; no user id is like it
+_OFFSET_KEY = b"\xff\x01"  # next changelog offset to read, and that of the applied record; no user id is like it
 _IDENTITY_FILE = "identity.json"
 _WANTED_FILE = "wanted"
 
@@ -84,7 +84,10 @@ class Store:
         write_options = WriteOptions()
         write_options.disable_wal = True
         self._db.set_write_options(write_options)
-        self.changelog_offset = int.from_bytes(offset, "big") if offset else 0
+        offset = offset or b""
+        self.changelog_offset = int.from_bytes(offset[:8], "big")
+        self.applied_offset = int.from_bytes(offset[8:], "big") if offset[8:] else None
+        """Of the applied record in the changelog; None = there is none, or a version that did not note it wrote it."""
         self._pending: dict[bytes, bytes | None] = {}
         self._pending_bytes = 0
         self._pending_bytes_max = pending_bytes_max
@@ -133,21 +136,35 @@ class Store:
         self._identity_file.write_text(json.dumps({"broken": why}))
         return StoreCorruptError(f"{self.path}: {why}")
 
-    def put(self, rows: Mapping[bytes, bytes | None], applied: bytes, changelog_offset: int) -> None:
+    def put(
+        self,
+        rows: Mapping[bytes, bytes | None],
+        applied: bytes,
+        changelog_offset: int,
+        applied_offset: int | None = None,
+    ) -> None:
         """Take in what a commit sent: packed rows by user, the applied record, the changelog's offset behind it."""
         self._pending.update(rows)
         there = list(filter(None, rows.values()))
         self._pending_bytes += sum(map(len, there))
         if len(there) < len(rows):
             self._removed.update(user for user, row in rows.items() if row is None)
-        self.applied = applied
+        self.applied, self.applied_offset = applied, applied_offset
         self._reach(changelog_offset)
 
-    def replay(self, records: Iterable[tuple[bytes, bytes | None]], changelog_offset: int) -> None:
-        """Take in records as they lie in the changelog, up to `changelog_offset`; value None removes a row."""
+    def replay(
+        self, records: Iterable[tuple[bytes, bytes | None]], changelog_offset: int, applied_offset: int | None = None
+    ) -> None:
+        """Take in records as they lie in the changelog, up to `changelog_offset`; value None removes a row.
+
+        Args:
+            records: keys and values.
+            changelog_offset: behind them.
+            applied_offset: of the last applied record among them, if there is one and it is known.
+        """
         for key, value in records:
             if key == applied_record.KEY:
-                self.applied = value
+                self.applied, self.applied_offset = value, applied_offset
             else:
                 self._pending[key] = value
                 if value is None:
@@ -183,7 +200,10 @@ class Store:
         batch = self._databases.batch()
         if self.applied is not None:
             batch.put(applied_record.KEY, self.applied)
-        batch.put(_OFFSET_KEY, self.changelog_offset.to_bytes(8, "big"))
+        offsets = self.changelog_offset.to_bytes(8, "big")
+        if self.applied_offset is not None:
+            offsets += self.applied_offset.to_bytes(8, "big")
+        batch.put(_OFFSET_KEY, offsets)
         self._write(batch)
         self._pending = {}
         self._pending_bytes = 0

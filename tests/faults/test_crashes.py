@@ -144,6 +144,10 @@ def test_a_missing_protection_is_found(
     """The test above can fail: a worker that breaks one rule of the protocol does not pass the same checks."""
     model = seeded_model(1)
     shop = new_shop(broker, topic_prefix, tmp_path, random.randrange(2**32), model, guarantee)
+    for _ in range(8):  # of the eight bots in them, which only the fence protects, some are in each partition
+        shop.piece(30)
+    with shop.site.worker(**SETTINGS) as worker:
+        shop.site.wait_applied([worker])
     for nth in (1, 2):
         crash(shop, Orders(point, nth, mutation))
     shop.piece(30)

@@ -8,11 +8,11 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-from stream.errors import PartitionError, StoreCorruptError
+from stream.errors import LostCommitError, PartitionError
 from stream.kafka.applied import KEY
 from stream.kafka.cluster import log_ranges
 from stream.kafka.producer import BulkProducer
-from stream.kafka.restore import restore
+from stream.kafka.restore import confirm, restore
 from stream.kafka.rocksdb import RocksDB
 from stream.kafka.store import Store
 from tests.e2e.harness import Site, wait_until
@@ -97,8 +97,55 @@ def test_only_holes(site: Site, store: Store) -> None:
 
 def test_a_store_that_is_ahead_of_the_log(site: Site, store: Store) -> None:
     store.put({}, b"applied", 7)
-    with pytest.raises(StoreCorruptError, match=r"stands at offset 7 of .*-rows-changelog\[0\], which ends at 0"):
+    with pytest.raises(LostCommitError, match=r"stands at offset 7 of .*-rows-changelog\[0\], which ends at 0"):
         restore(store, site.settings, 0, log(site), lambda _: None)
+
+
+def held(site: Site, store: Store) -> None:
+    confirm(store, site.settings, 0, log(site))
+
+
+def test_what_was_committed_is_found_again(site: Site, store: Store) -> None:
+    held(site, store)  # an empty one
+    transaction(site, {b"a": b"\2", KEY: b"applied"}, commit=True)
+    wait_until(lambda: log(site)[1] == 3, "the marker", 10)
+    store.put({b"a": b"\2"}, b"applied", 3, 1)
+    held(site, store)
+    write(site, {b"a": b"\2", KEY: b"applied by another"})
+    held(site, store)
+    assert restore(store, site.settings, 0, log(site), lambda _: None) == 2
+    assert (store.applied, store.applied_offset) == (b"applied by another", 4)
+    held(site, store)
+
+
+@pytest.mark.parametrize("then", ["nothing", "more"])
+def test_what_was_taken_for_committed_and_is_not(site: Site, store: Store, then: str) -> None:
+    """It was aborted; or other records came to lie there."""
+    transaction(site, {b"a": b"\2", KEY: b"applied"}, commit=False)
+    wait_until(lambda: log(site)[1] == 3, "the marker", 10)
+    if then == "more":
+        write(site, {b"a": b"\2", KEY: b"applied by another"})
+    store.put({b"a": b"\2"}, b"applied", 3, 1)
+    message = r"what it took for committed at offset 1 of .*-rows-changelog\[0\] is not"
+    with pytest.raises(LostCommitError, match=message):
+        held(site, store)
+    store.put({b"a": b"\2"}, b"another value", 5, 4)
+    if then == "more":
+        with pytest.raises(LostCommitError, match="at offset 4"):
+            held(site, store)
+    else:  # beyond the end: `restore` says so
+        held(site, store)
+        with pytest.raises(LostCommitError, match="stands at offset 5"):
+            restore(store, site.settings, 0, log(site), lambda _: None)
+
+
+def test_what_is_no_longer_there_was_compacted_away(site: Site, store: Store) -> None:
+    """As where a marker lies: no reader sees anything there."""
+    transaction(site, {b"a": b"\2", KEY: b"applied"}, commit=True)
+    wait_until(lambda: log(site)[1] == 3, "the marker", 10)
+    write(site, {KEY: b"applied by another"})
+    store.put({b"a": b"\2"}, b"older", 3, 2)
+    held(site, store)
 
 
 def test_a_log_that_ends_too_early_is_given_up(site: Site, store: Store) -> None:

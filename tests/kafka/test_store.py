@@ -33,12 +33,12 @@ def test_what_was_put_is_read_back(tmp_path: Path, pending: int) -> None:
     assert store.get([b"a", b"b"]) == [None, None]
     assert (store.applied, store.changelog_offset) == (None, 0)
     store.put({b"a": b"1", b"b": b"2"}, b"applied", 10)
-    store.put({b"a": b"3"}, b"applied again", 12)
+    store.put({b"a": b"3"}, b"applied again", 12, 10)
     assert store.get([b"b", b"x", b"a", b"b"]) == [b"2", None, b"3", b"2"]
     store.close()
     again = new(tmp_path / "0", pending)
     assert again.get([b"a", b"b", b"x"]) == [b"3", b"2", None]
-    assert (again.applied, again.changelog_offset) == (b"applied again", 12)
+    assert (again.applied, again.changelog_offset, again.applied_offset) == (b"applied again", 12, 10)
     assert dict(again.items()) == {b"a": b"3", b"b": b"2"}
     assert again.rows_estimated() >= 2
     again.close()
@@ -52,7 +52,22 @@ def test_a_tombstone_removes(tmp_path: Path, pending: int) -> None:
     store.close()
     again = new(tmp_path / "0", pending)
     assert again.get([b"a", b"b"]) == [None, b"2"]
-    assert again.applied == b"applied"
+    assert (again.applied, again.applied_offset) == (b"applied", None)  # where it lay was not said
+    again.replay([(KEY, b"applied again")], 5, 4)
+    again.replay([(b"b", b"3")], 6)
+    again.close()
+    again = new(tmp_path / "0", pending)
+    assert (again.applied, again.changelog_offset, again.applied_offset) == (b"applied again", 6, 4)
+    again.close()
+
+
+def test_a_store_of_a_version_that_did_not_note_where_its_applied_record_lies(tmp_path: Path) -> None:
+    store = new(tmp_path / "0")
+    store.put({b"a": b"1"}, b"applied", 300)
+    assert store._read(b"\xff\x01") == (300).to_bytes(8, "big")  # as that version wrote it
+    store.close()
+    again = new(tmp_path / "0")
+    assert (again.applied, again.changelog_offset, again.applied_offset) == (b"applied", 300, None)
     again.close()
 
 

@@ -64,6 +64,8 @@ class Record(NamedTuple):
 class Transaction:
     """What one producer wrote between begin and end."""
 
+    name: str
+    """Transactional id."""
     first: dict[Log, int] = field(default_factory=dict)
     """Its first offset in each log."""
     outcome: dict[Log, Outcome] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class Id:
 
     epoch: int = -1
     state: State = State.EMPTY
-    transaction: Transaction = field(default_factory=Transaction)
+    transaction: Transaction = field(default_factory=lambda: Transaction(""))
     missing: list[Log] = field(default_factory=list)
     """Logs that wait for the marker of a transaction that has ended."""
 
@@ -127,7 +129,7 @@ class Broker:
         if of.state in {State.COMMITTING, State.ABORTING}:
             raise Busy
         if of.state is State.EMPTY:
-            of.state, of.transaction = State.ONGOING, Transaction()
+            of.state, of.transaction = State.ONGOING, Transaction(name)
         of.transaction.outcome.setdefault(log, Outcome.OPEN)
 
     def produce(self, name: str, epoch: int, log: Log, records: Sequence[Record]) -> int:
@@ -142,19 +144,19 @@ class Broker:
         self.logs[log] += [record._replace(transaction=of.transaction) for record in records]
         return first
 
-    def end(self, name: str, epoch: int) -> None:
-        """Commit; acknowledged before any marker is written.
+    def end(self, name: str, epoch: int, how: State = State.COMMITTING) -> None:
+        """Commit or abort; acknowledged before any marker is written.
 
         Raises:
-            Busy: it is being committed already.
+            Busy: it is being done already.
         """
         of = self._of(name, epoch)
-        if of.state is State.ABORTING:
-            raise Fenced
-        if of.state is State.COMMITTING:
+        if of.state is how:
             raise Busy
+        if of.state in {State.ABORTING, State.COMMITTING}:
+            raise Fenced
         if of.state is State.ONGOING:
-            self._end(of, State.COMMITTING)
+            self._end(of, how)
 
     def holds_up(self, name: str) -> bool:
         """Whether `initialise` would have to wait."""
@@ -184,15 +186,38 @@ class Broker:
                 yield name, log
 
     def mark(self, name: str, log: Log) -> None:
-        """Write one."""
+        """Write one: it ends all that is open there of its id."""
         of = self.ids[name]
-        transaction = of.transaction
-        transaction.outcome[log] = Outcome.COMMITTED if of.state is State.COMMITTING else Outcome.ABORTED
+        outcome = Outcome.COMMITTED if of.state is State.COMMITTING else Outcome.ABORTED
+        of.transaction.outcome[log] = outcome
         of.missing.remove(log)
-        self.logs[log].append(Record(None, None, (), transaction, is_marker=True))
-        if transaction in self._open[log]:
-            self._open[log].remove(transaction)
+        self.logs[log].append(Record(None, None, (), of.transaction, is_marker=True))
+        self._end_in(log, name, outcome)
         self._complete(of)
+
+    def _end_in(self, log: Log, name: str, outcome: Outcome) -> None:
+        for transaction in [t for t in self._open[log] if t.name == name]:
+            transaction.outcome[log] = outcome
+            self._open[log].remove(transaction)
+
+    def lose_markers(self) -> None:
+        """Of each transaction that is committed and of which no marker is written yet, none ever is.
+
+        So does a cluster of one that is stopped in order (4.3.1): it sees no leader any more, and takes its topics for
+        deleted.
+        """
+        for of in self.ids.values():
+            untold = all(outcome is Outcome.OPEN for outcome in of.transaction.outcome.values())
+            if of.state is State.COMMITTING and untold:
+                of.missing.clear()
+                self._complete(of)
+
+    def commit_what_hangs(self) -> None:
+        """As the next commits of their ids do it."""
+        for log, transactions in self._open.items():
+            for transaction in list(transactions):
+                if self.ids[transaction.name].state is State.EMPTY:
+                    self._end_in(log, transaction.name, Outcome.COMMITTED)
 
     def _complete(self, of: Id) -> None:
         if not of.missing:
@@ -203,6 +228,16 @@ class Broker:
     def stable(self, log: Log) -> int:
         """The last stable offset: where the first open transaction begins, or the log's end."""
         return min((t.first[log] for t in self._open[log]), default=len(self.logs[log]))
+
+    def end_of(self, log: Log) -> int:
+        """The high watermark."""
+        return len(self.logs[log])
+
+    def written(self, log: Log, start: int = 0) -> Iterator[tuple[int, Record]]:
+        """What a read_uncommitted reader sees from an offset on, with offsets."""
+        for offset, record in enumerate(self.logs[log][start:], start):
+            if not record.is_marker:
+                yield offset, record
 
     def committed(self, log: Log, start: int = 0) -> Iterator[tuple[int, Record]]:
         """What a read_committed reader sees from an offset on, with offsets."""

@@ -9,7 +9,7 @@ from typing import Any
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
-from tests.simulation.broker import Broker, Busy, Fenced, Header, Log, Record, Refused
+from tests.simulation.broker import Broker, Busy, Fenced, Header, Log, Record, Refused, State
 from tests.simulation.loop import OWNER, pause
 
 ANSWER_LOST_SHARE = 0.15
@@ -106,7 +106,11 @@ class Network:
         return Producer(self, configuration.get("transactional.id"))
 
     def consumer(self, configuration: Mapping[str, Any]) -> "Consumer":
-        return Consumer(self, ends=bool(configuration["enable.partition.eof"]))
+        return Consumer(
+            self,
+            ends=bool(configuration["enable.partition.eof"]),
+            committed=configuration["isolation.level"] == "read_committed",
+        )
 
     def admin(self, *_: str) -> "Admin":
         return Admin(self)
@@ -233,17 +237,35 @@ class Producer:
         if self._network.draw.random() < ANSWER_LOST_SHARE:
             raise _timed_out()
 
+    def abort_transaction(self, _timeout_s: float) -> None:
+        """What waits to be sent is dropped."""
+        name, epoch = self._name, self._epoch
+        assert name is not None
+        if self._fenced:
+            raise _fenced()
+        self._waiting.clear()
+        try:
+            self._network.send(f"abort {name}", lambda: self._broker.end(name, epoch, State.ABORTING))
+        except Busy:
+            raise _timed_out() from None
+        except Fenced:
+            raise _fenced() from None
+        if self._network.draw.random() < ANSWER_LOST_SHARE:
+            raise _timed_out()
+
     def purge(self) -> None:
         self._failed = self._failed or bool(self._waiting)
         self._waiting.clear()
 
 
 class Consumer:
-    """Reads read_committed what it is assigned, some at a time."""
+    """Reads what it is assigned, some at a time."""
 
-    def __init__(self, network: Network, *, ends: bool) -> None:
+    def __init__(self, network: Network, *, ends: bool, committed: bool) -> None:
         self._network = network
         self._ends = ends
+        self._end_of = network.broker.stable if committed else network.broker.end_of
+        self._read = network.broker.committed if committed else network.broker.written
         self._at: dict[Log, int] = {}
         self._ended: dict[Log, int] = {}
 
@@ -256,23 +278,23 @@ class Consumer:
         return list(self._network.send("fetch", lambda: self._fetch(n), self._has_more))
 
     def _has_more(self) -> bool:
-        broker, ended = self._network.broker, self._ended if self._ends else self._at
-        if any(at < (end := broker.stable(log)) or ended.get(log) != end for log, at in self._at.items()):
+        ended = self._ended if self._ends else self._at
+        if any(at < (end := self._end_of(log)) or ended.get(log) != end for log, at in self._at.items()):
             return True
         return self._network.draw.random() < NOTHING_FETCHED_SHARE
 
     def _fetch(self, n: int) -> list[Message]:
         found: list[Message] = []
-        broker, draw = self._network.broker, self._network.draw
+        draw = self._network.draw
         logs = list(self._at)
         draw.shuffle(logs)
         for log in logs:
             if draw.random() < 0.3:
                 continue
             some = draw.randint(1, 12)
-            stable = broker.stable(log)
+            stable = self._end_of(log)
             records: list[Message] = []
-            for offset, record in broker.committed(log, self._at[log]):
+            for offset, record in self._read(log, self._at[log]):
                 if len(records) == min(n, some):
                     break
                 records.append(Message(log, offset, record))
@@ -302,16 +324,17 @@ class Admin:
         self, wanted: Mapping[TopicPartition, Any], *, isolation_level: IsolationLevel, request_timeout: float
     ) -> dict[TopicPartition, Answer]:
         del request_timeout
-        assert isolation_level is IsolationLevel.READ_COMMITTED
+        broker = self._network.broker
+        end_of = broker.stable if isolation_level is IsolationLevel.READ_COMMITTED else broker.end_of
 
         def ask() -> dict[TopicPartition, Answer]:
-            return {tp: Answer(SimpleNamespace(offset=self._offset(tp, spec))) for tp, spec in wanted.items()}
+            return {
+                tp: Answer(SimpleNamespace(offset=end_of((tp.topic, tp.partition)) if isinstance(spec, _END) else 0))
+                for tp, spec in wanted.items()
+            }
 
         found: dict[TopicPartition, Answer] = self._network.send("offsets", ask)
         return found
-
-    def _offset(self, tp: TopicPartition, spec: Any) -> int:
-        return self._network.broker.stable((tp.topic, tp.partition)) if isinstance(spec, _END) else 0
 
     def describe_cluster(self, request_timeout: float) -> Answer:
         del request_timeout

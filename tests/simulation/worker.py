@@ -130,6 +130,14 @@ class Worker:
                 self.world.note(f"{self} serves {sorted(plan.wanted)} of generation {plan.generation}")
                 await self.partitions.stand_by(set(plan.standbys))
 
+    def look(self) -> None:
+        """Whether its commits are seen: once in a while."""
+        token = OWNER.set(self)
+        try:
+            self.world.loop.create_task(self.partitions.look())
+        finally:
+            OWNER.reset(token)
+
     # --- the flow of events
 
     def _seek(self, numbers: frozenset[int]) -> None:

@@ -30,6 +30,8 @@ BATCH_ROWS = (2, 8, 8)
 and come back."""
 WATCHED_SHARE = 0.02
 """Of the steps, those in which the watchdog looks whether a worker stands still."""
+LOOKED_SHARE = 0.02
+"""Of the steps, those in which a worker may look whether its commits are seen."""
 GIVEN_UP_SHARE = 0.006
 """Of the steps, those in which the coordinator may give up a transaction that is open."""
 
@@ -45,6 +47,7 @@ class World:
         *,
         guarantee: str = "exactly_once",
         waits_for_markers: bool = True,
+        loses_markers: bool = False,
         disk: Callable[[], Disk | RealDisk] = Disk,
     ) -> None:
         """Nothing happens yet.
@@ -55,6 +58,7 @@ class World:
             log: what is published.
             guarantee: the setting. At least once nobody is fenced: there is one worker at a time.
             waits_for_markers: see `Broker`.
+            loses_markers: see `Broker.lose_markers`, which is one of the faults then.
             disk: makes the disk of a worker.
         """
         self.seed = seed
@@ -68,6 +72,7 @@ class World:
         self.batch_rows = self.draw.choice(BATCH_ROWS)
         self._pending_bytes = self.draw.choice([0, 1000, 10**9])
         self._guarantee = guarantee
+        self._loses_markers = loses_markers
         self._marker_share = self.draw.choice([1.0, 0.2, 0.05])
         """Of the steps, those in which a marker may come that is to be written."""
         self._late_share = self.draw.choice([1.0, 0.1, 0.05] if guarantee == "exactly_once" else [1.0])
@@ -134,6 +139,8 @@ class World:
             found += [w.poll for w in self.workers if w.may_poll()]
         if self.draw.random() < WATCHED_SHARE:
             found += [partial(self._restart, w) for w in self.workers if w.stands_still()]
+        if self._loses_markers:
+            found += [w.look for w in self.workers if self.draw.random() < LOOKED_SHARE and not w.asleep]
         if self.draw.random() < GIVEN_UP_SHARE:
             found += [partial(self._give_up, name) for name, of in broker.ids.items() if of.state is State.ONGOING]
         return found
@@ -244,6 +251,10 @@ class World:
         """RocksDB flushes when it sees fit."""
         self.draw.choice(self.disks).flush(self.draw)
 
+    def _lose_markers(self) -> None:
+        self.note("markers that are not written yet are lost")
+        self.broker.lose_markers()
+
     # --- the story
 
     def applied(self) -> bool:
@@ -265,7 +276,7 @@ class World:
             self.start(seat)
         self.rebalance()
         faults = [self._kill] * 2 + [self.rebalance] * 4 + [self._wake] * 2 + [self._flush] * 2
-        faults += [self._sleep, self._wipe, self._old_disk]
+        faults += [self._sleep, self._wipe, self._old_disk] + [self._lose_markers] * 4 * self._loses_markers
         for _ in range(n_faults):
             await self.loop.after_steps(self.draw.randint(3, 60))
             self.draw.choice(faults)()
@@ -278,6 +289,7 @@ class World:
         self.at_rest = True
         while any(of.state is not State.EMPTY for of in self.broker.ids.values()):
             await self.loop.after_steps(20)
+        self.broker.commit_what_hangs()
 
     def run(self, n_faults: int) -> None:
         """Run the schedule to its end.
