@@ -32,6 +32,15 @@ from stream.kafka.decode import Record
 
 FETCH_WAIT_MS = 20
 """How long a broker may hold a fetch that finds nothing."""
+GATHER_FROM = 8
+"""Records of a poll from which on the brokers gather records for the next fetch.
+
+aiokafka asks for no more of a partition before a poll took what it has. Answered at once, a fetch brings the few that
+came since the one before, old when they are polled; and a batch costs milliseconds however few they are.
+"""
+GATHER_BYTES = 64 << 10
+GATHER_MS = 40
+"""How long a broker may hold a fetch that finds less."""
 
 
 class Fetched(NamedTuple):
@@ -169,6 +178,13 @@ class _Records(fetcher.PartitionRecords):
         return record
 
 
+def _pace(of: fetcher.Fetcher, n_polled: int) -> None:
+    """Have the next fetch gather, if polls bring more than a few."""
+    gathers = n_polled >= GATHER_FROM
+    of._fetch_min_bytes = GATHER_BYTES if gathers else 1  # noqa: SLF001
+    of._fetch_max_wait_ms = GATHER_MS if gathers else FETCH_WAIT_MS  # noqa: SLF001
+
+
 fetcher.PartitionRecords = _Records  # the fetcher has no other place to say so
 
 
@@ -204,6 +220,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             found = await super()._fetch_records(consumer, wanted, timeout, max_records)
         except NoOffsetForPartitionError:  # assigned anew, not sought yet: what resumes the flow seeks
             return {}
+        _pace(consumer._fetcher, sum(map(len, found.values())))  # noqa: SLF001
         prefetched = consumer._fetcher._records  # noqa: SLF001
         for tp in found:
             if tp in prefetched:
