@@ -90,9 +90,6 @@ class AtLeastOnce:
         offset = self._applied_producer.send_last(settings.changelog, applied_record.KEY, sent.applied)
         return offset + self.APPLIED_TO_END
 
-    def abort(self, places: Iterable[tuple[str, int]]) -> None:
-        """Nothing: there is nothing to abort."""
-
     @property
     def may_commit_again(self) -> bool:
         """Never: there is nothing to commit."""

@@ -33,16 +33,17 @@ from stream.core.row import ROW_FORMAT, gather, pack, scatter
 from stream.errors import DeliveryError, LateCommitError, TransactionError
 from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied, SourcePosition, SweepState
-from stream.kafka.cluster import INPUTS, Cluster
+from stream.kafka.cluster import INPUTS, Cluster, log_ranges
 from stream.kafka.columns import Columns
 from stream.kafka.commit import SENDERS, Sent, Unsent
 from stream.kafka.control import InForce
 from stream.kafka.emit import Emitter, Outputs
+from stream.kafka.hanging import abort_what_hangs
 from stream.kafka.identities import join
 from stream.kafka.intake import Taken, draws_of, take, what_applies
 from stream.kafka.shared import Shared
 from stream.kafka.sweep import Sweep, Swept
-from stream.kafka.takeover import abort_hanging, ask_logs, open_store, where_to_go_on
+from stream.kafka.takeover import open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
 from stream.metrics import Stopwatch
 
@@ -91,10 +92,8 @@ class Partition:
         1. Fence whoever owned it before: from here on only we can write to its changelog. What they left open is
            aborted or committed now.
         2. Ask where the logs end, only now: the changelog's end counts all that the one before us committed.
-        3. If the changelog hangs (brokers acknowledged a transaction's end and wrote none), abort it: nobody has seen
-           it, its events are applied again. Outputs alone are left to the next commit, unless the store tells that the
-           changelog's part was aborted.
-        4. The local store, if it can be trusted, and the changelog's tail into it, up to its end.
+        3. The local store, if it can be trusted, and the changelog's tail into it, up to that end.
+        4. Abort what hangs: brokers acknowledged a transaction's end and wrote none.
         5. The applied record against the source topics.
         6. Columns, empty: rows are read as users come.
 
@@ -125,16 +124,17 @@ class Partition:
             self._sender.close()
             return False
         # 2.
-        logs = ask_logs(admin, settings, self.number)
+        topics = {name: settings.topic(name) for name in INPUTS}
+        ranges = log_ranges(admin, [(topic, self.number) for topic in (*topics.values(), settings.changelog)])
+        logs = {source: ranges[topic, self.number] for source, topic in topics.items()}
+        log = ranges[settings.changelog, self.number]
         # 3.
-        on_lost = partial(abort_hanging, self._sender, logs.hanging)
-        if (settings.changelog, self.number) in logs.hanging:
-            on_lost()
+        self._store, applied = open_store(shared, self.number, cluster, log)
+        self.changelog_end = log[1]
         # 4.
-        self._store, applied = open_store(shared, self.number, cluster, logs.changelog, on_lost)
-        self.changelog_end = logs.changelog[1]
+        abort_what_hangs(shared, self.number, admin, self._sender, self._store, applied)
         # 5.
-        position = where_to_go_on(applied, settings, self.number, self._topic_ids, logs.sources, self._metrics)
+        position = where_to_go_on(applied, settings, self.number, self._topic_ids, logs, self._metrics)
         self._sequence, self.read, self.committed = position.sequence, position.read, dict(position.read)
         # 6.
         self._columns = Columns(self._store, settings.hot_rows)

@@ -176,7 +176,9 @@ class Partitions:
         logs = await self._ask(log_ranges, self._admin, [(changelog, number) for number, _ in staying])
         for number, partition in staying:
             if partition.changelog_end != logs[changelog, number][1]:
-                logger.warning("partition %d: its changelog has grown meanwhile, taking it over anew", number)
+                logger.warning(
+                    "partition %d: its changelog does not end with our last commit, taking it over anew", number
+                )
                 await self._drop(partition)
         try:
             async with asyncio.TaskGroup() as group:
@@ -243,11 +245,12 @@ class Partitions:
             logs = await asyncio.get_running_loop().run_in_executor(None, log_ranges, self._admin, asked)
         except BrokerSilentError as e:
             logger.warning("%s; whether commits are seen is not known", e)
+            self._committed = {}  # an answer after an outage may come before markers do
             return
         for number, partition in self._sound().items():
             end = committed.get((number, partition.life), 0)
             if (changelog, number) in logs and logs[changelog, number][1] < end:
-                partition.fail(TransactionError(f"{changelog}[{number}]: committed up to offset {end}, not seen yet"))
+                partition.fail(HangingError(f"{changelog}[{number}]: committed up to offset {end}, not seen yet"))
 
     def _on_failed(self, partition: Partition, error: TransactionError) -> None:
         """A zombie, a broker outage and a long stop look the same from here.

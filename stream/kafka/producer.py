@@ -277,10 +277,10 @@ class TransactionalProducer(BulkProducer):
         The transaction for it reaches back to the first open record, whoever began there.
 
         Raises:
-            TransactionError: it may not have been done.
+            TransactionError: it was not done.
         """
         self.begin()
-        self._produce(topic, b"", None, None, [], partition)
+        self._produce(topic, b"", None, self._note, [], partition)
         self.flush()
         self._insist(self._producer.abort_transaction, lambda: True)
 

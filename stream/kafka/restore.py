@@ -11,14 +11,17 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from stream.core.row import FORMATS_READ
-from stream.errors import LostCommitError, PartitionError
+from stream.errors import BrokerSilentError, LostCommitError, PartitionError
 from stream.kafka import applied as applied_record
+from stream.kafka.cluster import REQUEST_TIMEOUT_S
 from stream.kafka.store import Store
 from stream.settings import Settings, client_id
 
 logger = logging.getLogger(__name__)
 
 _BULK = 10_000
+_NOTHING_THERE = (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET)  # noqa: SLF001 librdkafka's public constants
+"""The log ends before an offset, or begins behind it by now."""
 _FORMATS = frozenset(bytes([number]) for number in FORMATS_READ)
 
 READER: dict[str, str | int | float | bool | None] = {
@@ -144,30 +147,39 @@ def confirm(
 
     Raises:
         LostCommitError: what lies there is another record, or one that was never committed.
-        PartitionError: nothing arrived for `restore_timeout_ms`.
+        BrokerSilentError: nothing arrived in time.
     """
     at, topic = store.applied_offset, settings.changelog
     if at is None or not log[0] <= at < log[1]:  # beyond the end: see `restore`
         return
-    if _record_at(at, "read_committed", settings, partition, make) == (applied_record.KEY, store.applied):
+    found = record_at(at, "read_committed", settings, topic, partition, make)
+    if found is not None and (found.key(), found.value()) == (applied_record.KEY, store.applied):
         return
-    if _record_at(at, "read_uncommitted", settings, partition, make) is not None:
+    if record_at(at, "read_uncommitted", settings, topic, partition, make) is not None:
         raise LostCommitError(
             f"{store.path}: what it took for committed at offset {at} of {topic}[{partition}] is not: the brokers "
             "acknowledged it and lost it"
         )
 
 
-def _record_at(
-    offset: int, isolation: str, settings: Settings, partition: int, make: Callable[[dict[str, Any]], Consumer]
-) -> tuple[bytes | None, bytes | None] | None:
-    """Key and value of the changelog's record at an offset, as a reader sees it; None = it sees none there."""
-    topic = settings.changelog
+def record_at(
+    offset: int,
+    isolation: str,
+    settings: Settings,
+    topic: str,
+    partition: int,
+    make: Callable[[dict[str, Any]], Consumer] = Consumer,
+) -> Message | None:
+    """A topic's record at an offset, as a reader of this isolation level sees it; None = it sees none there.
+
+    Raises:
+        BrokerSilentError: nothing arrived in time.
+    """
     consumer = make(
         READER
         | {
             "bootstrap.servers": settings.bootstrap,
-            "client.id": f"{client_id(settings)}-confirm-{partition}",
+            "client.id": f"{client_id(settings)}-look-{partition}",
             "group.id": f"{settings.app_id}-restore",  # never joined, never committed to
             "isolation.level": isolation,
             "enable.partition.eof": True,
@@ -175,20 +187,21 @@ def _record_at(
             "queued.min.messages": 1,
         }
     )
-    give_up_s = time.monotonic() + settings.restore_timeout_ms / 1000
+    give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
+    why = "nothing read"
     try:
         consumer.assign([TopicPartition(topic, partition, offset)])
         while time.monotonic() < give_up_s:
             for message in consumer.consume(1, timeout=0.2):
                 error = message.error()
                 if error is None:
-                    return (message.key(), message.value()) if message.offset() == offset else None
-                if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's public constant
-                    raise PartitionError(f"{topic}[{partition}] at offset {offset}: {error.str()}")
-                return None
+                    return message if message.offset() == offset else None
+                if error.code() in _NOTHING_THERE:
+                    return None
+                why = error.str()  # brokers that are away may come back
     finally:
         consumer.close()
-    raise PartitionError(f"{topic}[{partition}] at offset {offset}: nothing read for {settings.restore_timeout_ms} ms")
+    raise BrokerSilentError(f"{topic}[{partition}] at offset {offset}: {why} for {REQUEST_TIMEOUT_S:g} s")
 
 
 def check_format(messages: list[Message]) -> None:

@@ -131,11 +131,13 @@ class Standbys:
         except PartitionError as e:
             logger.warning("no standby for partition %d: %s", number, e)
             return
+        if store.changelog_offset > log[1]:  # a take-over sets it aside
+            store.abandon()
+            logger.warning("no standby for partition %d: its store is ahead of the changelog", number)
+            return
         try:
-            if store.changelog_offset > log[1]:
-                raise LostCommitError(f"{store.path}: ahead of the changelog")
             confirm(store, settings, number, log, self._outside.consumer)
-        except PartitionError as e:  # a take-over sets it aside
+        except (LostCommitError, BrokerSilentError) as e:  # if it is bad, a take-over sets it aside
             store.abandon()
             logger.warning("no standby for partition %d: %s", number, e)
             return

@@ -1,22 +1,16 @@
-"""Taking over a partition: its store brought up to the changelog's end, the applied record held against the sources.
-
-And an end put to what the brokers left without one.
-"""
+"""Taking over a partition: its store brought up to the changelog's end, the applied record held against the sources."""
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from confluent_kafka.admin import AdminClient
 
-from stream.errors import HangingError, LostCommitError, SourceLostError, StoreCorruptError
+from stream.errors import BrokerSilentError, SourceLostError, StoreCorruptError
 from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied
-from stream.kafka.cluster import INPUTS, OUTPUTS, Cluster, high_watermarks, log_ranges
-from stream.kafka.commit import Sender
+from stream.kafka.cluster import INPUTS, Cluster
 from stream.kafka.restore import confirm, restore
 from stream.kafka.shared import Shared
 from stream.kafka.store import Store, open_or_set_aside, set_aside
@@ -46,57 +40,10 @@ def identity_of(settings: Settings, cluster: Cluster) -> dict[str, str | int]:
     }
 
 
-class Logs(NamedTuple):
-    """As the brokers tell them once a partition's former owners are fenced."""
-
-    sources: dict[str, Range]
-    changelog: Range
-    hanging: list[tuple[str, int]]
-    """(topic, partition) of those it writes to in which a transaction is open though nobody has one.
-
-    The changelog last. In merges, which all partitions write to, it may be somebody else's.
-    """
-
-
-def ask_logs(admin: AdminClient, settings: Settings, partition: int) -> Logs:
-    """What its logs hold.
-
-    Raises:
-        BrokerSilentError: the leader of one does not answer.
-    """
-    sources = {name: (settings.topic(name), partition) for name in INPUTS}
-    changelog = settings.changelog, partition
-    written = [(settings.topic(name), partition) for name in OUTPUTS]
-    written += [(settings.topic("merges"), other) for other in range(settings.partitions)]
-    written.append(changelog)
-    ranges = log_ranges(admin, list({*sources.values(), *written}))
-    ends = high_watermarks(admin, written)
-    return Logs(
-        {name: ranges[place] for name, place in sources.items()},
-        ranges[changelog],
-        [place for place in written if ranges[place][1] < ends[place]],
-    )
-
-
-def abort_hanging(sender: Sender, hanging: list[tuple[str, int]]) -> None:
-    """Abort what hangs, if anything does. Whether that is done is known when the next owner is fenced in.
-
-    Raises:
-        HangingError: it was aborted.
-    """
-    if hanging:
-        sender.abort(hanging)
-        sender.close()
-        raise HangingError(f"brokers had lost the end of a transaction, it is aborted now in {hanging}")
-
-
-def open_store(
-    shared: Shared, partition: int, cluster: Cluster, log: Range, on_lost: Callable[[], None]
-) -> tuple[Store, Applied | None]:
+def open_store(shared: Shared, partition: int, cluster: Cluster, log: Range) -> tuple[Store, Applied | None]:
     """The partition's store as of the changelog's end, and its applied record.
 
-    A store that turns out bad, when it is opened or while it is brought up to date, is set aside once; if it is for a
-    commit that the changelog lost, after `on_lost`.
+    A store that turns out bad, when it is opened or while it is brought up to date, is set aside once.
 
     Raises:
         PartitionError: see `restore`.
@@ -106,10 +53,11 @@ def open_store(
     store = open_or_set_aside(path, identity, databases, settings.store_pending_bytes, STORE_AGE_MAX_S)
     try:
         return store, _bring_up(store, shared, partition, log)
+    except BrokerSilentError:  # it is taken over again, which opens the store
+        store.close()
+        raise
     except (StoreCorruptError, msgspec.MsgspecError) as e:
         store.abandon()
-        if isinstance(e, LostCommitError):
-            on_lost()
         set_aside(path, e)
     store = Store(path, identity, databases, settings.store_pending_bytes)
     return store, _bring_up(store, shared, partition, log)

@@ -5,7 +5,7 @@ Here a proxy answers for the broker: what a worker sends is in the logs, and the
 
 import asyncio
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -18,7 +18,10 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from stream.kafka import applied
+from stream.kafka.cluster import high_watermarks
 from stream.kafka.producer import TransactionalProducer
+from stream.kafka.restore import record_at
 from stream.kafka.topics import QUIET
 from stream.scoring.model import Model
 from tests.e2e import expect
@@ -183,19 +186,52 @@ def test_whoever_takes_over_knows_nothing_of_what_got_lost(story: Story, tmp_pat
     story.check()
 
 
-def test_what_got_lost_was_aborted_with_the_next_transaction(story: Story) -> None:
-    """In the changelog alone, whose end is stable again: only the store tells."""
-    site = story.site
-    with site.worker(bootstrap=story.proxy.bootstrap) as worker:
-        story.lose(worker)
+def in_each_partition(site: Site, act: Callable[[TransactionalProducer, int], None]) -> None:
+    """As the partition's owner."""
     for partition in range(site.settings.partitions):
         producer = TransactionalProducer(site.settings, partition)
         assert producer.initialise(lambda: True)
-        producer.abort(site.settings.changelog, partition)
+        act(producer, partition)
         producer.close()
-    with site.worker() as worker:
+
+
+@pytest.mark.parametrize("disk", ["old", "new"])
+def test_what_got_lost_was_aborted_with_the_next_transaction(story: Story, tmp_path: Path, disk: str) -> None:
+    """In the changelog alone, whose end is stable again: the old store tells, else outputs of what is not applied."""
+    site = story.site
+    with site.worker(bootstrap=story.proxy.bootstrap) as worker:
+        story.lose(worker)
+    in_each_partition(site, lambda producer, partition: producer.abort(site.settings.changelog, partition))
+    with site.worker(data_dir=site.settings.data_dir if disk == "old" else tmp_path / "new") as worker:
         site.wait_applied([worker])
-        assert "what it took for committed" in worker.log()
+        assert ("what it took for committed" in worker.log()) == (disk == "old")
+        assert "brokers had lost the end of a transaction" in worker.log()
+        story.publish()
+        site.wait_applied([worker])
+    story.check()
+
+
+def test_what_got_lost_was_committed_with_the_next_transaction(story: Story) -> None:
+    """In the changelog alone: outputs are left to the next commit in their logs."""
+    site = story.site
+    changelog = site.settings.changelog
+    with site.worker(bootstrap=story.proxy.bootstrap) as worker:
+        story.lose(worker)
+    admin = AdminClient({"bootstrap.servers": site.settings.bootstrap, **QUIET})
+
+    def commit(producer: TransactionalProducer, partition: int) -> None:
+        end = high_watermarks(admin, [(changelog, partition)])[changelog, partition]
+        last = record_at(end - 1, "read_uncommitted", site.settings, changelog, partition)
+        assert last is not None
+        assert last.key() == applied.KEY
+        producer.begin()
+        producer.commit(changelog, applied.KEY, last.value() or b"")
+
+    in_each_partition(site, commit)
+    with site.worker() as worker:
+        worker.wait_serving()
+        assert "brokers had lost" not in worker.log()
+        assert "set aside" not in worker.log()
         story.publish()
         site.wait_applied([worker])
     story.check()

@@ -201,14 +201,13 @@ class Broker:
             self._open[log].remove(transaction)
 
     def lose_markers(self) -> None:
-        """Of each transaction that is committed and of which no marker is written yet, none ever is.
+        """Of each transaction that has ended and of which no marker is written yet, none ever is.
 
         So does a cluster of one that is stopped in order (4.3.1): it sees no leader any more, and takes its topics for
         deleted.
         """
         for of in self.ids.values():
-            untold = all(outcome is Outcome.OPEN for outcome in of.transaction.outcome.values())
-            if of.state is State.COMMITTING and untold:
+            if of.missing and all(outcome is Outcome.OPEN for outcome in of.transaction.outcome.values()):
                 of.missing.clear()
                 self._complete(of)
 

@@ -60,6 +60,9 @@ class Message:
     def value(self) -> bytes | None:
         return self._record.value if self._record else None
 
+    def headers(self) -> Sequence[Header]:
+        return self._record.headers if self._record else ()
+
 
 class Answer:
     """What a future of the admin client's holds."""
