@@ -18,6 +18,9 @@ from stream.kafka.shared import Shared
 from stream.kafka.store import Store
 from stream.settings import Settings
 
+ABORTS_MAX = 3
+"""What hangs all the same belongs to another transactional id: another program's, whose time-out will end it."""
+
 
 def abort_what_hangs(
     shared: Shared, partition: int, admin: AdminClient, sender: Sender, store: Store, applied: Applied | None
@@ -47,7 +50,8 @@ def abort_what_hangs(
         return
     try:
         if wrong := _not_applied(shared, partition, admin, applied):
-            sender.abort(wrong)
+            shared.aborted.update(wrong)
+            sender.abort([(topic, number) for topic, number, _ in wrong])
             raise HangingError(f"brokers had lost the end of a transaction, it is aborted now in {wrong}")
     except (TransactionError, BrokerSilentError):  # it is taken over again, which opens both
         store.close()
@@ -55,18 +59,20 @@ def abort_what_hangs(
         raise
 
 
-def _not_applied(shared: Shared, partition: int, admin: AdminClient, applied: Applied | None) -> list[tuple[str, int]]:
-    """(topic, partition) of those where something hangs that is not applied."""
+def _not_applied(
+    shared: Shared, partition: int, admin: AdminClient, applied: Applied | None
+) -> list[tuple[str, int, int]]:
+    """(topic, partition, first offset) of those where something hangs that is not applied."""
     settings = shared.settings
     places = [(settings.topic(name), partition) for name in OUTPUTS] + [(settings.changelog, partition)]
     logs, ends = log_ranges(admin, places), high_watermarks(admin, places)
     wrong = []
     for topic, _ in places:
         stable, end = logs[topic, partition][1], ends[topic, partition]
-        if stable < end:
+        if stable < end and shared.aborted[topic, partition, stable] < ABORTS_MAX:
             first = record_at(stable, "read_uncommitted", settings, topic, partition, shared.outside.consumer)
             if topic == settings.changelog or (first is not None and not _is_applied(first, applied, settings)):
-                wrong.append((topic, partition))
+                wrong.append((topic, partition, stable))
     return wrong
 
 

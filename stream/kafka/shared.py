@@ -1,8 +1,9 @@
 """What all partitions of a worker share."""
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stream.kafka.outside import Outside
 from stream.metrics import Metrics
@@ -24,3 +25,5 @@ class Shared:
     fatal: Callable[[BaseException], None]
     """Ends the process."""
     outside: Outside
+    aborted: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+    """How often a transaction that hung was aborted, by (topic, partition, first offset); see `abort_what_hangs`."""
