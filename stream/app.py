@@ -15,11 +15,12 @@ from typing import Any, NoReturn
 
 import click
 import faust
+from aiokafka.errors import KafkaConnectionError
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from stream.core.budget import ODD
-from stream.errors import OfferstreamError, SetupError
+from stream.errors import BrokerSilentError, OfferstreamError, SetupError
 from stream.health import AdminServer, Progress, admin_app
 from stream.kafka.cluster import admin_client, look
 from stream.kafka.control import Control
@@ -65,6 +66,8 @@ class App(faust.App):
     @staticmethod
     def fatal(error: BaseException) -> NoReturn:
         """Log and end, without committing anything."""
+        if isinstance(error, KafkaConnectionError):  # Faust's clients while they start; later they try again themselves
+            error = BrokerSilentError(f"no answer from Kafka: {error}")
         if isinstance(error, OfferstreamError):
             logger.critical("%s: %s", type(error).__name__, error)
             code = error.exit_code

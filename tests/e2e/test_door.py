@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from stream.kafka.admin import create_topics
+from tests.conftest import ROOT
 from tests.e2e import expect
 from tests.e2e.harness import Site, Worker
 from tests.e2e.logs import trigger
@@ -200,3 +203,13 @@ def test_a_signal_ends_it_in_order(site: Site, number: signal.Signals) -> None:
         again.wait_log("0 changelog records restored", times=2)
         site.wait_applied([again])
     expect.check_all(site, [])
+
+
+def test_brokers_that_go_away_while_it_starts() -> None:
+    """Between its first look and the connections of Faust's clients, a tenth of a second: no bug of ours."""
+    error = "aiokafka.errors.KafkaConnectionError('Unable to bootstrap from it')"
+    code = f"import aiokafka.errors, stream.app; stream.app.App.fatal({error})"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "no answer from Kafka: KafkaConnectionError: Unable to bootstrap from it" in ended.stderr
+    assert "Traceback" not in ended.stderr
