@@ -208,7 +208,7 @@ def test_a_signal_ends_it_in_order(site: Site, number: signal.Signals) -> None:
 def test_brokers_that_go_away_while_it_starts() -> None:
     """Between its first look and the connections of Faust's clients, a tenth of a second: no bug of ours."""
     error = "aiokafka.errors.KafkaConnectionError('Unable to bootstrap from it')"
-    code = f"import aiokafka.errors, stream.app; stream.app.App.fatal({error})"
+    code = f"import aiokafka.errors, logging, stream.app; logging.basicConfig(); stream.app.App.fatal({error})"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "no answer from Kafka: KafkaConnectionError: Unable to bootstrap from it" in ended.stderr
