@@ -49,7 +49,8 @@ class Reader:
         Raises:
             SetupError: the topics are not there.
         """
-        self.received: queue.SimpleQueue[Received] = queue.SimpleQueue()
+        # No SimpleQueue: after a put and a get, CPython's waits for ever in a get whose time-out is over at once.
+        self.received: queue.Queue[Received] = queue.Queue()
         self.error = ""
         self._consumer = Consumer(
             {
