@@ -184,6 +184,26 @@ class Metrics:
         return self._restore_rows_read
 
 
+class Tally:
+    """What is to be counted once it is stored.
+
+    What was computed and not committed is thrown away with a take-over and computed again: its counts go with it.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self._counts: dict[Counter, int] = {}
+
+    def add(self, counter: Counter, n: int = 1) -> None:
+        """Count `n` more when `settle` is called."""
+        self._counts[counter] = self._counts.get(counter, 0) + n
+
+    def settle(self) -> None:
+        """It is stored: count."""
+        for counter, n in self._counts.items():
+            counter.inc(n)
+
+
 class Stopwatch:
     """Adds up how long the stages of one batch take; each may come round several times."""
 

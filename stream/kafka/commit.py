@@ -12,7 +12,7 @@ from stream.kafka.control import InForce
 from stream.kafka.emit import Outputs
 from stream.kafka.outside import Outside
 from stream.kafka.producer import BulkProducer, TransactionalProducer
-from stream.metrics import Metrics
+from stream.metrics import Metrics, Tally
 from stream.settings import Settings
 
 
@@ -21,6 +21,7 @@ class Unsent:
     """What was computed since the last commit began."""
 
     outputs: Outputs
+    tally: Tally
     number: int
     in_force: InForce | None = None
     """In the latest batch; None = there was no batch."""
@@ -30,7 +31,7 @@ class Unsent:
     def sent(self, applied: bytes, positions: dict[str, int]) -> "Sent":
         """It, as a commit on its way."""
         published_ms = np.concatenate([np.empty(0, np.int64), *self.published_ms])
-        return Sent(self.outputs, applied, positions, self.number, published_ms)
+        return Sent(self.outputs, self.tally, applied, positions, self.number, published_ms)
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Sent:
     """A commit on its way: bytes, which no later batch can change."""
 
     outputs: Outputs
+    tally: Tally
     applied: bytes
     """The applied record that speaks for these outputs."""
     positions: dict[str, int]

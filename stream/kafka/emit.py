@@ -20,7 +20,7 @@ from stream.kafka.control import InForce
 from stream.kafka.encode import SourceTopic, encode_decisions, encode_offers, offer_hashes, offer_ids, silence_ids
 from stream.kafka.event_time import count_late
 from stream.kafka.producer import BulkProducer, Header
-from stream.metrics import Metrics
+from stream.metrics import Tally
 from stream.settings import Settings
 
 SWEEP = SourceTopic("sweep", "")
@@ -136,7 +136,7 @@ class Emitter:
         in_force: InForce,
         now_ms: int,
         sequence: int,
-        metrics: Metrics,
+        tally: Tally,
     ) -> Emitted:
         """Offers, and the decisions to log: all where an arm besides "none" was eligible, a sample of the others.
 
@@ -147,13 +147,13 @@ class Emitter:
             in_force: what they were processed with.
             now_ms: time of the decisions.
             sequence: of the partition before these events.
-            metrics: decisions are counted here.
+            tally: decisions are counted here.
         """
         is_step = outcome.row_seqs > 0
-        count_late(events, is_step & (outcome.steps[:, 0] >= LATE), metrics)
+        count_late(events, is_step & (outcome.steps[:, 0] >= LATE), tally)
         return self._emitted(
             self._topics, events, users, outcome, is_step, sequence + np.cumsum(is_step),
-            in_force.campaigns, in_force.scorer.names, now_ms, metrics,
+            in_force.campaigns, in_force.scorer.names, now_ms, tally,
             lambda _, some: offer_ids(self._topics, self._partition, some),
         )  # fmt: skip
 
@@ -166,7 +166,7 @@ class Emitter:
         campaigns: CampaignSet,
         now_ms: int,
         sequence: int,
-        metrics: Metrics,
+        tally: Tally,
     ) -> Emitted:
         """The same of users from whom nothing came; no step and no model belongs to these decisions.
 
@@ -178,12 +178,12 @@ class Emitter:
             campaigns: they were answered with.
             now_ms: time of the decisions.
             sequence: of the partition's latest step.
-            metrics: decisions are counted here.
+            tally: decisions are counted here.
         """
         n = len(silences)
         return self._emitted(
             [SWEEP], silences, users, outcome, np.ones(n, bool), np.full(n, sequence), campaigns, _NO_MODEL, now_ms,
-            metrics, lambda some_users, some: silence_ids(rule, some_users, some),
+            tally, lambda some_users, some: silence_ids(rule, some_users, some),
         )  # fmt: skip
 
     def _emitted(
@@ -197,12 +197,12 @@ class Emitter:
         campaigns: CampaignSet,
         models: Mapping[int, str],
         now_ms: int,
-        metrics: Metrics,
+        tally: Tally,
         ids_of: Callable[[list[bytes], Events], list[str]],
     ) -> Emitted:
         """What comes of those events that were `decided` on; `ids_of` names decisions by their users and events."""
         decisions = outcome.decisions
-        _count(gather(decisions, np.flatnonzero(decided)), campaigns, metrics)
+        _count(gather(decisions, np.flatnonzero(decided)), campaigns, tally)
         sampled = decisions["draw"] < self._settings.decision_sample
         logged = np.flatnonzero(decided & ((decisions["eligible"] != 0) | sampled))
         offered = np.flatnonzero(decisions["reason"] == Reason.OFFERED)
@@ -242,18 +242,18 @@ class Emitter:
             ),
         )
 
-    def dead_letters(self, dead: Sequence[DeadLetter], metrics: Metrics) -> list[DeadRecord]:
+    def dead_letters(self, dead: Sequence[DeadLetter], tally: Tally) -> list[DeadRecord]:
         """Records for dead-letters."""
         for reason, n in Counter(letter.reason for letter in dead).items():
-            metrics.dead_letters.labels(reason).inc(n)
+            tally.add(tally.metrics.dead_letters.labels(reason), n)
         return [dead_letter_record(d) for d in dead]
 
 
-def _count(decisions: Decisions, campaigns: CampaignSet, metrics: Metrics) -> None:
+def _count(decisions: Decisions, campaigns: CampaignSet, tally: Tally) -> None:
     for reason, n in enumerate(np.bincount(decisions["reason"], minlength=len(Reason)).tolist()):
         if n:
-            metrics.decisions.labels(Reason(reason).name.lower()).inc(n)
+            tally.add(tally.metrics.decisions.labels(Reason(reason).name.lower()), n)
     offered = decisions["campaign"][decisions["reason"] == Reason.OFFERED]
     for campaign, n in enumerate(np.bincount(offered).tolist() if len(offered) else []):
         if n:
-            metrics.offers.labels(campaigns.campaigns[campaign].id).inc(n)
+            tally.add(tally.metrics.offers.labels(campaigns.campaigns[campaign].id), n)

@@ -5,19 +5,17 @@ from numpy.typing import NDArray
 
 from stream.core.absorb import Events
 from stream.core.events import SOURCES
-from stream.metrics import Metrics
+from stream.metrics import Tally
 
 
-def count_event_time(
-    events: Events, published_ms: NDArray[np.int64], order: NDArray[np.int64], metrics: Metrics
-) -> None:
+def count_event_time(events: Events, published_ms: NDArray[np.int64], order: NDArray[np.int64], tally: Tally) -> None:
     """Count those of a batch that event time put elsewhere than their offsets had them, and those from the future.
 
     Args:
         events: EVENT [N].
         published_ms: [N], their records' timestamps.
         order: [n], which of them were applied, in the order of application.
-        metrics: an event is `reordered` where it was applied after one of its user and source that has a higher offset;
+        tally: an event is `reordered` where it was applied after one of its user and source that has a higher offset;
             `ahead` where its time is after its record's timestamp (by an hour at most: more is a dead letter).
     """
     by_user = order[np.argsort(events["user"][order], kind="stable")]
@@ -27,11 +25,11 @@ def count_event_time(
     for what, sources in (("reordered", source[1:][reordered]), ("ahead", events["source"][order][ahead])):
         for i, n in enumerate(np.bincount(sources, minlength=len(SOURCES)).tolist()):
             if n:
-                metrics.event_time[SOURCES[i], what].inc(n)
+                tally.add(tally.metrics.event_time[SOURCES[i], what], n)
 
 
-def count_late(events: Events, late: NDArray[np.bool_], metrics: Metrics) -> None:
+def count_late(events: Events, late: NDArray[np.bool_], tally: Tally) -> None:
     """Count the steps that came after a later event of their user: marked late in the row's ring of steps."""
     for i, n in enumerate(np.bincount(events["source"][late], minlength=len(SOURCES)).tolist()):
         if n:
-            metrics.event_time[SOURCES[i], "late"].inc(n)
+            tally.add(tally.metrics.event_time[SOURCES[i], "late"], n)

@@ -35,7 +35,7 @@ from stream.kafka.decode import Record, dead_letter, decode_others
 from stream.kafka.emit import Outputs
 from stream.kafka.partitioner import partitions
 from stream.kafka.reading import Fault
-from stream.metrics import Metrics
+from stream.metrics import Tally
 from stream.settings import Settings
 
 IDENTITIES, MERGES = "identities", "merges"
@@ -111,7 +111,7 @@ JOINING = {IDENTITIES: decode_identities, MERGES: decode_merges}
 
 
 def join(
-    joins: Joins, columns: Columns, slots: NDArray[np.int64], n_partitions: int, outputs: Outputs, metrics: Metrics
+    joins: Joins, columns: Columns, slots: NDArray[np.int64], n_partitions: int, outputs: Outputs, tally: Tally
 ) -> None:
     """Let a batch's logins, claims and rows take effect, one after the other; they are few.
 
@@ -121,7 +121,7 @@ def join(
         slots: of `joins.keys`, which come first.
         n_partitions: of the topics.
         outputs: what is to be sent grows by claims and rows.
-        metrics: rows sent and merged are counted.
+        tally: rows merged are counted.
     """
     outputs.add_merges(joins.claims)
     for key, told, slot in zip(joins.keys, joins.told, slots.tolist(), strict=False):
@@ -137,7 +137,7 @@ def join(
                 continue
             merge(rows, unpack([told.row]).copy())
             remember(rows, row_id)
-            metrics.rows_merged.inc()
+            tally.add(tally.metrics.rows_merged)
         elif told.claimed_by is None or is_blank(rows)[0]:
             continue
         else:

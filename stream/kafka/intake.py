@@ -15,7 +15,7 @@ from stream.kafka.decode import Decoded, Others, decode, decode_others
 from stream.kafka.event_time import count_event_time
 from stream.kafka.identities import JOINING, NO_JOINS, Joins
 from stream.kafka.transport import EventBatch
-from stream.metrics import Metrics
+from stream.metrics import Tally
 from stream.settings import Settings
 
 
@@ -81,7 +81,7 @@ def _side_by_side(columns: list[NDArray[Any]]) -> NDArray[Any]:
 
 
 def what_applies(
-    events: Events, row: NDArray[np.int64], rows: Rows, published_ms: NDArray[np.int64], metrics: Metrics
+    events: Events, row: NDArray[np.int64], rows: Rows, published_ms: NDArray[np.int64], tally: Tally
 ) -> NDArray[np.int64]:
     """The events that neither their row's fence nor its memory of ids leaves out, in the order in which they apply.
 
@@ -90,7 +90,7 @@ def what_applies(
         row: [N], each event's place in `rows`.
         rows: ROW [U], before the batch.
         published_ms: [N].
-        metrics: what becomes of each event is counted.
+        tally: what becomes of each event is counted.
 
     Returns:
         Places in `events`, int64 [n].
@@ -104,12 +104,12 @@ def what_applies(
     duplicate = np.zeros(len(events), bool)
     duplicate[order[repeated]] = True
     order = order[~repeated]
-    count_event_time(events, published_ms, order, metrics)
+    count_event_time(events, published_ms, order, tally)
     applied = ~(fenced | duplicate)
     for source in np.unique(events["source"]).tolist():
         of_source = events["source"] == source
         for outcome, which in (("fenced", fenced), ("duplicate", duplicate), ("applied", applied)):
-            metrics.event[SOURCES[source], outcome].inc(int(np.count_nonzero(which & of_source)))
+            tally.add(tally.metrics.event[SOURCES[source], outcome], int(np.count_nonzero(which & of_source)))
     return order
 
 

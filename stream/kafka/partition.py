@@ -45,7 +45,7 @@ from stream.kafka.shared import Shared
 from stream.kafka.sweep import Sweep, Swept
 from stream.kafka.takeover import open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
-from stream.metrics import Stopwatch
+from stream.metrics import Stopwatch, Tally
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Partition:
         # 6.
         self._columns = Columns(self._store, settings.hot_rows)
         self._emitter = Emitter(settings, self.number, self._topic_ids)
-        self._open = Unsent(Outputs(), number=0)
+        self._open = Unsent(Outputs(), Tally(self._metrics), number=0)
         self.wallet = Wallet() if applied is None else Wallet.from_state(applied.budgets)
         parts = Swept(self.number, self._store, self._columns, self.wallet, self._emitter)
         state = SweepState() if applied is None else applied.sweep
@@ -188,15 +188,15 @@ class Partition:
 
     def _apply(self, batch: EventBatch, in_force: InForce) -> bool:
         lap = Stopwatch()
-        metrics = self._metrics
+        metrics, tally = self._metrics, self._open.tally
         taken = take(batch, self.read, self.number, self._settings)
         lap("decode")
         # May raise BufferError: nothing has changed until here.
         slots = self._columns.slots([*taken.users, *taken.joins.keys, *taken.erased.keys])
         for source, decoded in taken.decoded.items():
-            metrics.event[source, "dead"].inc(len(decoded.dead))
-            metrics.unknown_fields.labels(source).inc(decoded.unknown_fields)
-            self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead, metrics))
+            tally.add(metrics.event[source, "dead"], len(decoded.dead))
+            tally.add(metrics.unknown_fields.labels(source), decoded.unknown_fields)
+            self._open.outputs.add_dead(self._emitter.dead_letters(decoded.dead, tally))
         latest_ms = self._absorb(taken, slots[: len(taken.users)], in_force, lap) if taken.users else 0
         self._join_and_erase(taken, slots[len(taken.users) :])
         lap.report(metrics)
@@ -208,10 +208,10 @@ class Partition:
 
     def _join_and_erase(self, taken: Taken, slots: NDArray[np.int64]) -> None:
         """Merge and forget users: after the events of the batch, since topics have no order among each other."""
-        outputs, metrics, columns = self._open.outputs, self._metrics, self._columns
-        outputs.add_dead(self._emitter.dead_letters([*taken.joins.dead, *taken.erased.dead], metrics))
-        join(taken.joins, columns, slots, self._settings.partitions, outputs, metrics)
-        metrics.erasures.inc(len(taken.erased.keys))
+        outputs, tally, columns = self._open.outputs, self._open.tally, self._columns
+        outputs.add_dead(self._emitter.dead_letters([*taken.joins.dead, *taken.erased.dead], tally))
+        join(taken.joins, columns, slots, self._settings.partitions, outputs, tally)
+        tally.add(tally.metrics.erasures, len(taken.erased.keys))
         columns.forget(slots[len(taken.joins.keys) :])
         columns.touch(slots, self._open.number)
         outputs.add_erasures(taken.erased.keys)
@@ -222,11 +222,11 @@ class Partition:
         Its rows are taken out of the table once and go back once: at a million users each touch of a row is a cache
         miss. They are packed for the changelog while they are at hand.
         """
-        columns, metrics, open_ = self._columns, self._metrics, self._open
+        columns, open_ = self._columns, self._open
         users, events, published_ms = taken.users, taken.events, taken.published_ms
         of_batch, row = by_steps(slots, is_step(events))
         rows = gather(columns.rows, of_batch)
-        order = what_applies(events, row, rows, published_ms, metrics)
+        order = what_applies(events, row, rows, published_ms, open_.tally)
         draw = draws_of(events, self.number, self._emitter.topic_hashes)
         lap("absorb")
         now_ms = time.time_ns() // 1_000_000
@@ -240,7 +240,7 @@ class Partition:
                 applied, row[at], rows, in_force, now_ms, draw[at], self._settings.offer_max_age_ms, lap, wallet
             )
             emitted = self._emitter.emit(
-                applied, [users[i] for i in at.tolist()], outcome, in_force, now_ms, self._sequence, metrics
+                applied, [users[i] for i in at.tolist()], outcome, in_force, now_ms, self._sequence, open_.tally
             )
             self._sequence += int(np.count_nonzero(is_step(applied)))
             open_.outputs.add(emitted)
@@ -321,7 +321,7 @@ class Partition:
         open_, in_force = self._open, self._open.in_force
         if in_force is None:
             return None
-        self._open = Unsent(Outputs(), number=open_.number + 1)
+        self._open = Unsent(Outputs(), Tally(self._metrics), number=open_.number + 1)
         applied = Applied(
             row_format=ROW_FORMAT,
             partitions=self._settings.partitions,
@@ -370,6 +370,7 @@ class Partition:
             self.changelog_end = changelog_end
             if store.must_forget or store.flushed_s_ago * 1000 > self._settings.store_flush_interval_ms:
                 store.flush()
+        sent.tally.settle()
 
     # --- letting go
 

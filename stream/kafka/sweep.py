@@ -186,17 +186,17 @@ class Sweep:
         now_ms: int, sequence: int,
     ) -> None:  # fmt: skip
         """Answer those who are due by one rule."""
-        columns, wallet, metrics = self._parts.columns, self._parts.wallet, self._metrics
+        columns, wallet, tally = self._parts.columns, self._parts.wallet, open_.tally
         rows = gather(columns.rows, slots)
         at, moments = unanswered(rule, rows, self.state.swept_ms, self.state.tick_ms)
         if not len(at):
             return
-        metrics.silences.inc(len(at))
+        tally.add(tally.metrics.silences, len(at))
         users = [users[i] for i in at.tolist()]
         rows, slots = gather(rows, at), slots[at]
         silences = as_triggers(rule, [xxh3_64_intdigest(user) for user in users], moments)
         made = self._answer(silences, rows, campaigns, now_ms, draws_of(rule, silences), wallet)
-        emitted = self._parts.emitter.emit_silences(rule, silences, users, made, campaigns, now_ms, sequence, metrics)
+        emitted = self._parts.emitter.emit_silences(rule, silences, users, made, campaigns, now_ms, sequence, tally)
         open_.outputs.add(emitted)
         offered = emitted.offered
         if len(offered):

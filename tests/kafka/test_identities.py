@@ -17,7 +17,7 @@ from stream.kafka.identities import Joins, decode_identities, decode_merges, joi
 from stream.kafka.rocksdb import RocksDB
 from stream.kafka.store import Store
 from stream.kafka.topics import Record
-from stream.metrics import Metrics
+from stream.metrics import Metrics, Tally
 from stream.settings import Settings
 
 USER, GUEST, OTHER = b"member", b"guest", b"member-of-the-member"
@@ -31,7 +31,7 @@ class Partition:
         self.settings = Settings(partitions=1, guarantee=guarantee)
         self.store = Store(folder, {}, RocksDB(1 << 20), 0)
         self.columns = Columns(self.store, 8)
-        self.metrics = Metrics(CollectorRegistry())
+        self.tally = Tally(Metrics(CollectorRegistry()))
 
     def row(self, user: bytes) -> Rows:
         slot = int(self.columns.slots([user])[0])
@@ -56,7 +56,7 @@ class Partition:
     def _join(self, joins: Joins) -> list[bytes]:
         assert joins.dead == []
         outputs = Outputs()
-        join(joins, self.columns, self.columns.slots(joins.keys), 1, outputs, self.metrics)
+        join(joins, self.columns, self.columns.slots(joins.keys), 1, outputs, self.tally)
         return [value for _, _, value in outputs.merges]
 
     def erase(self, user: bytes) -> None:

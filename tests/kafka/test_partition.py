@@ -196,10 +196,12 @@ def test_what_was_not_committed_is_forgotten(site: Site) -> None:
             await partition.apply(batch, NOTHING)
             assert partition.committed["clickstream"] == 0
         assert site.applied() == {}
+        assert room.count("applied") == 0
         async with room.partition() as partition:
             assert partition.read["clickstream"] == 0
             await partition.apply(batch, NOTHING)
             await partition.drain()
+        assert room.count("applied") == 10
 
     asyncio.run(story())
     expect.check_all(site, [])
@@ -282,6 +284,7 @@ def test_a_send_that_fails_ends_the_worker_and_stores_nothing(site: Site, topic:
             assert "MSG_SIZE_TOO_LARGE" in str(room.fatal[0])
             assert partition.committed["clickstream"] == 5
             assert partition.changelog_end == before
+        assert room.count("applied") == 5
         assert site.applied()[0].sources["clickstream"].next_offset == 5
         _most_bytes(site, name, 1 << 20)
         again = Room(site)
