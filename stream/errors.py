@@ -13,7 +13,7 @@
             └── TransactionError      a transaction failed: the partition is taken over anew (`stream.kafka.partitions`)
                 ├── FencedError       another worker has taken the partition over, or the broker gave up on ours
                 ├── LateCommitError   it was committed, but a copy of the request may come again: a new epoch is needed
-                └── HangingError      brokers had lost its end, it is aborted now: a new epoch is needed
+                └── HangingError      brokers acknowledged its end and lost it: taken over anew
 
 Bad events are no errors: they become dead letters (`stream.kafka.decode`). A refused model or campaign is counted and
 the one in force stays (`stream.kafka.control`). Anything else that is raised is a bug: the process ends at once without
@@ -77,4 +77,4 @@ class LateCommitError(TransactionError):
 
 
 class HangingError(TransactionError):
-    """A transaction was open though nobody had it open; it is aborted now."""
+    """Brokers acknowledged a transaction's end, and no reader sees it; or it was found open, and is aborted now."""

@@ -18,6 +18,9 @@ ERASURES = "erasures"
 INPUTS = (*SOURCES, ERASURES, "identities", "merges")
 """What a partition reads, by name without prefix: positions of these are in the applied record. Append only."""
 
+Range = tuple[int, int]
+"""(first offset, last stable offset) of a log."""
+
 OUTPUTS = ("offers", "decisions", "dead-letters")
 CONTROL = ("models", "campaigns")
 
@@ -156,8 +159,8 @@ def group_members(admin: AdminClient, group: str) -> list[str]:
         time.sleep(_PAUSE_S)  # a broker that was just started is still reading its groups
 
 
-def log_ranges(admin: AdminClient, partitions: list[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
-    """(first offset, last stable offset) of each (topic, partition): what a read_committed reader can read now.
+def log_ranges(admin: AdminClient, partitions: list[tuple[str, int]]) -> dict[tuple[str, int], Range]:
+    """Of each (topic, partition) what a read_committed reader can read now.
 
     Raises:
         BrokerSilentError: the leader does not answer.

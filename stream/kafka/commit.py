@@ -75,7 +75,7 @@ class AtLeastOnce:
         3. The applied record. It speaks for rows that must be there.
 
         Returns:
-            The changelog's offset behind the applied record.
+            The applied record's offset.
 
         Raises:
             DeliveryError: a record was not taken; whatever follows it has not been sent.
@@ -89,8 +89,7 @@ class AtLeastOnce:
         producer.send(settings.changelog, sent.outputs.rows.keys(), sent.outputs.rows.values())
         producer.flush()
         # 3.
-        offset = self._applied_producer.send_last(settings.changelog, applied_record.KEY, sent.applied)
-        return offset + self.APPLIED_TO_END
+        return self._applied_producer.send_last(settings.changelog, applied_record.KEY, sent.applied)
 
     @property
     def may_commit_again(self) -> bool:
@@ -132,7 +131,7 @@ class ExactlyOnce:
         cost two more requests a commit, to fence those whom the transactional id fences already.
 
         Returns:
-            The changelog's offset behind the transaction.
+            The applied record's offset.
 
         Raises:
             TransactionError: nothing of it will be seen; or nobody knows, and the next `initialise` finds out.
@@ -146,7 +145,7 @@ class ExactlyOnce:
         # 3. and 4.
         offset = producer.commit(settings.changelog, applied_record.KEY, sent.applied)
         _observe_latency(sent, self._metrics)
-        return offset + self.APPLIED_TO_END
+        return offset
 
     def abort(self, places: Iterable[tuple[str, int]]) -> None:
         """See `TransactionalProducer.abort`. In turn: the last place hangs until all others are done."""

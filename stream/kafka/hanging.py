@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from stream.errors import BrokerSilentError, HangingError, TransactionError
 from stream.kafka.applied import Applied
-from stream.kafka.cluster import INPUTS, OUTPUTS, high_watermarks, log_ranges
+from stream.kafka.cluster import INPUTS, OUTPUTS, Range, high_watermarks
 from stream.kafka.commit import ExactlyOnce, Sender
 from stream.kafka.restore import record_at
 from stream.kafka.shared import Shared
@@ -23,20 +23,27 @@ ABORTS_MAX = 3
 
 
 def abort_what_hangs(
-    shared: Shared, partition: int, admin: AdminClient, sender: Sender, store: Store, applied: Applied | None
+    shared: Shared,
+    partition: int,
+    admin: AdminClient,
+    logs: dict[str, Range],
+    sender: Sender,
+    store: Store,
+    applied: Applied | None,
 ) -> None:
     """Abort what hangs of a partition and is not applied; its events are applied again.
 
     The changelog's part is not: nobody has seen it. An output is what the applied record says of its event. What is
     applied is left to the next commit in its log: to abort it would lose it.
 
-    Asked once everybody else is fenced: nobody else has a transaction open then. The changelog is the last to be
+    Nobody else has a transaction open, once they are fenced. The changelog is the last to be
     aborted, so that whoever is killed here leaves it hanging for the next owner to see.
 
     Args:
         shared: settings and clients.
         partition: its number.
-        admin: asks for the logs.
+        admin: asks how long the logs are.
+        logs: by topic, as they were when everybody else was fenced.
         sender: initialised.
         store: as of the changelog's last stable offset.
         applied: the record in it.
@@ -49,7 +56,7 @@ def abort_what_hangs(
     if not isinstance(sender, ExactlyOnce):
         return
     try:
-        if wrong := _not_applied(shared, partition, admin, applied):
+        if wrong := _not_applied(shared, partition, admin, logs, applied):
             shared.aborted.update(wrong)
             sender.abort([(topic, number) for topic, number, _ in wrong])
             raise HangingError(f"brokers had lost the end of a transaction, it is aborted now in {wrong}")
@@ -60,19 +67,22 @@ def abort_what_hangs(
 
 
 def _not_applied(
-    shared: Shared, partition: int, admin: AdminClient, applied: Applied | None
+    shared: Shared, partition: int, admin: AdminClient, logs: dict[str, Range], applied: Applied | None
 ) -> list[tuple[str, int, int]]:
     """(topic, partition, first offset) of those where something hangs that is not applied."""
     settings = shared.settings
-    places = [(settings.topic(name), partition) for name in OUTPUTS] + [(settings.changelog, partition)]
-    logs, ends = log_ranges(admin, places), high_watermarks(admin, places)
+    topics = [*map(settings.topic, OUTPUTS), settings.changelog]
+    ends = high_watermarks(admin, [(topic, partition) for topic in topics])
     wrong = []
-    for topic, _ in places:
-        stable, end = logs[topic, partition][1], ends[topic, partition]
-        if stable < end and shared.aborted[topic, partition, stable] < ABORTS_MAX:
+    for topic in topics:
+        stable = logs[topic][1]
+        if stable >= ends[topic, partition] or shared.aborted[topic, partition, stable] >= ABORTS_MAX:
+            continue
+        if topic != settings.changelog:
             first = record_at(stable, "read_uncommitted", settings, topic, partition, shared.outside.consumer)
-            if topic == settings.changelog or (first is not None and not _is_applied(first, applied, settings)):
-                wrong.append((topic, partition, stable))
+            if first is None or _is_applied(first, applied, settings):
+                continue
+        wrong.append((topic, partition, stable))
     return wrong
 
 

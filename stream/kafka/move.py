@@ -222,7 +222,7 @@ class _Move:
         for p, found in zip(numbers, self._latest_applied(old, numbers), strict=True):
             record = found or Applied(ROW_FORMAT, old.partitions, 0, {})
             unmoved = msgspec.structs.replace(record, moved_to="")
-            of_sources = {name: logs[old.topic(name), p] for name in INPUTS}
+            of_sources = {old.topic(name): logs[old.topic(name), p] for name in INPUTS}
             position = where_to_go_on(unmoved, old, p, ids, of_sources, Metrics(CollectorRegistry()))
             sources = {name: SourcePosition(ids[name], position.read[name]) for name in INPUTS}
             stands.append(msgspec.structs.replace(record, sources=sources))

@@ -33,7 +33,7 @@ from stream.core.row import ROW_FORMAT, gather, pack, scatter
 from stream.errors import DeliveryError, LateCommitError, TransactionError
 from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied, SourcePosition, SweepState
-from stream.kafka.cluster import INPUTS, Cluster, log_ranges
+from stream.kafka.cluster import INPUTS, Cluster
 from stream.kafka.columns import Columns
 from stream.kafka.commit import SENDERS, Sent, Unsent
 from stream.kafka.control import InForce
@@ -43,7 +43,7 @@ from stream.kafka.identities import join
 from stream.kafka.intake import Taken, draws_of, take, what_applies
 from stream.kafka.shared import Shared
 from stream.kafka.sweep import Sweep, Swept
-from stream.kafka.takeover import open_store, where_to_go_on
+from stream.kafka.takeover import logs_of, open_store, where_to_go_on
 from stream.kafka.transport import EventBatch
 from stream.metrics import Stopwatch, Tally
 
@@ -124,15 +124,13 @@ class Partition:
             self._sender.close()
             return False
         # 2.
-        topics = {name: settings.topic(name) for name in INPUTS}
-        ranges = log_ranges(admin, [(topic, self.number) for topic in (*topics.values(), settings.changelog)])
-        logs = {source: ranges[topic, self.number] for source, topic in topics.items()}
-        log = ranges[settings.changelog, self.number]
+        logs = logs_of(settings, self.number, admin)
+        log = logs[settings.changelog]
         # 3.
         self._store, applied = open_store(shared, self.number, cluster, log)
         self.changelog_end = log[1]
         # 4.
-        abort_what_hangs(shared, self.number, admin, self._sender, self._store, applied)
+        abort_what_hangs(shared, self.number, admin, logs, self._sender, self._store, applied)
         # 5.
         position = where_to_go_on(applied, settings, self.number, self._topic_ids, logs, self._metrics)
         self._sequence, self.read, self.committed = position.sequence, position.read, dict(position.read)
@@ -305,11 +303,11 @@ class Partition:
             if sent is None:
                 return not self.failed
             # 2.
-            changelog_end = await self._sent(sent)
-            if changelog_end is None:
+            offset = await self._sent(sent)
+            if offset is None:
                 return False
             # 3.
-            await computed(self._keep, sent, changelog_end)
+            await computed(self._keep, sent, offset)
             # 4.
             self.committed = sent.positions
             # 5.
@@ -341,14 +339,14 @@ class Partition:
         try:
             if self._is_over():
                 return None
-            end = await asyncio.get_running_loop().run_in_executor(self._thread, self._send, sent)
+            offset = await asyncio.get_running_loop().run_in_executor(self._thread, self._send, sent)
         except DeliveryError as e:
             if not self._is_over():
                 if not isinstance(e, TransactionError):
                     raise
                 self.fail(e)
             return None
-        return None if self._is_over() else end
+        return None if self._is_over() else offset
 
     def fail(self, error: TransactionError) -> None:
         """Apply and commit nothing more; it is taken over anew, if it is still ours."""
@@ -362,10 +360,11 @@ class Partition:
         with self._metrics.stage["commit"].time():
             return self._sender.send(sent)
 
-    def _keep(self, sent: Sent, changelog_end: int) -> None:
-        store = self._store
+    def _keep(self, sent: Sent, offset: int) -> None:
+        """Store a commit whose applied record has this offset in the changelog."""
+        store, changelog_end = self._store, offset + self._sender.APPLIED_TO_END
         with self._metrics.stage["store"].time():
-            store.put(sent.outputs.rows, sent.applied, changelog_end, changelog_end - self._sender.APPLIED_TO_END)
+            store.put(sent.outputs.rows, sent.applied, changelog_end, offset)
             self._columns.stored(sent.number)
             self.changelog_end = changelog_end
             if store.must_forget or store.flushed_s_ago * 1000 > self._settings.store_flush_interval_ms:

@@ -24,7 +24,7 @@ _NOTHING_THERE = (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET)  # n
 """The log ends before an offset, or begins behind it by now."""
 _FORMATS = frozenset(bytes([number]) for number in FORMATS_READ)
 
-READER: dict[str, str | int | float | bool | None] = {
+_READER: dict[str, str | int | float | bool | None] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "isolation.level": "read_committed",
@@ -35,7 +35,23 @@ READER: dict[str, str | int | float | bool | None] = {
     "queued.min.messages": 200_000,
     "queued.max.messages.kbytes": 64 << 10,
 }
-"""Of a client that reads changelogs in bulk."""
+
+
+def reader(settings: Settings, purpose: str, make: Callable[[dict[str, Any]], Consumer], **more: object) -> Consumer:
+    """A client that reads logs in bulk, of committed records unless told otherwise, from where it is assigned to on.
+
+    Args:
+        settings: brokers, names.
+        purpose: for its client id and its group, which is never joined and never committed to.
+        make: makes it.
+        more: configuration, with `_` for `.`.
+    """
+    named = {
+        "bootstrap.servers": settings.bootstrap,
+        "client.id": f"{client_id(settings)}-{purpose}",
+        "group.id": f"{settings.app_id}-{purpose}",
+    }
+    return make(_READER | named | {key.replace("_", "."): value for key, value in more.items()})
 
 
 def restore(
@@ -63,26 +79,13 @@ def restore(
         Records read.
 
     Raises:
-        LostCommitError: the store stands beyond the end of the log: it belongs to a changelog that lost its end.
         PartitionError: nothing arrived for `restore_timeout_ms`, or a row is of another format.
     """
     topic, end = settings.changelog, log[1]
-    if store.changelog_offset > end:
-        raise LostCommitError(
-            f"{store.path}: stands at offset {store.changelog_offset} of {topic}[{partition}], which ends at {end}"
-        )
     position = max(store.changelog_offset, log[0])
     if position >= end:
         return 0
-    consumer = make(
-        READER
-        | {
-            "bootstrap.servers": settings.bootstrap,
-            "client.id": f"{client_id(settings)}-restore-{partition}",
-            "group.id": f"{settings.app_id}-restore",  # never joined, never committed to
-            "enable.partition.eof": True,
-        }
-    )
+    consumer = reader(settings, "restore", make, enable_partition_eof=True)
     n = 0
     heard_at_s = time.monotonic()
     try:
@@ -146,11 +149,16 @@ def confirm(
         make: makes the reader.
 
     Raises:
-        LostCommitError: what lies there is another record, or one that was never committed.
+        LostCommitError: the log ends before the store does; or what lies there is another record, or one that was never
+            committed.
         BrokerSilentError: nothing arrived in time.
     """
     at, topic = store.applied_offset, settings.changelog
-    if at is None or not log[0] <= at < log[1]:  # beyond the end: see `restore`
+    if store.changelog_offset > log[1]:
+        raise LostCommitError(
+            f"{store.path}: stands at offset {store.changelog_offset} of {topic}[{partition}], which ends at {log[1]}"
+        )
+    if at is None or at < log[0]:
         return
     found = record_at(at, "read_committed", settings, topic, partition, make)
     if found is not None and (found.key(), found.value()) == (applied_record.KEY, store.applied):
@@ -175,18 +183,8 @@ def record_at(
     Raises:
         BrokerSilentError: nothing arrived in time.
     """
-    consumer = make(
-        READER
-        | {
-            "bootstrap.servers": settings.bootstrap,
-            "client.id": f"{client_id(settings)}-look-{partition}",
-            "group.id": f"{settings.app_id}-restore",  # never joined, never committed to
-            "isolation.level": isolation,
-            "enable.partition.eof": True,
-            "max.partition.fetch.bytes": 1 << 16,  # one record is enough
-            "queued.min.messages": 1,
-        }
-    )
+    one = {"max_partition_fetch_bytes": 1 << 16, "queued_min_messages": 1}
+    consumer = reader(settings, "look", make, isolation_level=isolation, enable_partition_eof=True, **one)
     give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
     why = "nothing read"
     try:

@@ -17,11 +17,11 @@ from confluent_kafka.admin import AdminClient
 from stream.errors import BrokerSilentError, LostCommitError, PartitionError
 from stream.kafka.cluster import Cluster, log_ranges, look
 from stream.kafka.outside import Outside
-from stream.kafka.restore import READER, confirm, take_in
+from stream.kafka.restore import confirm, reader, take_in
 from stream.kafka.store import Store, open_or_set_aside
 from stream.kafka.takeover import STORE_AGE_MAX_S, identity_of, path_of
 from stream.metrics import Metrics
-from stream.settings import Settings, client_id
+from stream.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -97,15 +97,7 @@ class Standbys:
                 for number in new:
                     self._begin(number, cluster, logs[changelog, number])
         if self._consumer is None and self._stores:
-            self._consumer = self._outside.consumer(
-                READER
-                | {
-                    "bootstrap.servers": self._settings.bootstrap,
-                    "client.id": f"{client_id(self._settings)}-standby",
-                    "group.id": f"{self._settings.app_id}-standby",  # never joined, never committed to
-                    "enable.partition.eof": False,
-                }
-            )
+            self._consumer = reader(self._settings, "standby", self._outside.consumer, enable_partition_eof=False)
         if self._consumer is not None:
             self._consumer.assign(
                 [
@@ -130,10 +122,6 @@ class Standbys:
             )
         except PartitionError as e:
             logger.warning("no standby for partition %d: %s", number, e)
-            return
-        if store.changelog_offset > log[1]:  # a take-over sets it aside
-            store.abandon()
-            logger.warning("no standby for partition %d: its store is ahead of the changelog", number)
             return
         try:
             confirm(store, settings, number, log, self._outside.consumer)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+from confluent_kafka.admin import AdminClient
 
 from stream.errors import BrokerSilentError, SourceLostError, StoreCorruptError
 from stream.kafka import applied as applied_record
 from stream.kafka.applied import Applied
-from stream.kafka.cluster import INPUTS, Cluster
+from stream.kafka.cluster import INPUTS, OUTPUTS, Cluster, Range, log_ranges
 from stream.kafka.restore import confirm, restore
 from stream.kafka.shared import Shared
 from stream.kafka.store import Store, open_or_set_aside, set_aside
@@ -18,9 +19,6 @@ from stream.metrics import Metrics
 from stream.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-Range = tuple[int, int]
-"""(first offset, last stable offset) of a log."""
 
 STORE_AGE_MAX_S = 12 * 3600
 """Half of the changelog's `delete.retention.ms`: an older store may hold users who were erased meanwhile."""
@@ -38,6 +36,17 @@ def identity_of(settings: Settings, cluster: Cluster) -> dict[str, str | int]:
         "changelog": cluster.topic_ids[settings.changelog],
         "partitions": settings.partitions,
     }
+
+
+def logs_of(settings: Settings, partition: int, admin: AdminClient) -> dict[str, Range]:
+    """Where the logs of all that a partition reads and writes begin and end, by topic.
+
+    Raises:
+        BrokerSilentError: the leader of one does not answer.
+    """
+    topics = [*map(settings.topic, (*INPUTS, *OUTPUTS)), settings.changelog]
+    ranges = log_ranges(admin, [(topic, partition) for topic in topics])
+    return {topic: ranges[topic, partition] for topic in topics}
 
 
 def open_store(shared: Shared, partition: int, cluster: Cluster, log: Range) -> tuple[Store, Applied | None]:
@@ -100,7 +109,7 @@ def where_to_go_on(
         settings: partition count, what to do about lost events.
         partition: its number.
         topic_ids: by source, as they are now.
-        logs: by source, as they are now.
+        logs: by topic, as they are now.
         metrics: lost events are counted.
 
     Raises:
@@ -108,7 +117,7 @@ def where_to_go_on(
             rows were moved to another app, or are still on their way to this one.
     """
     if applied is None:
-        return Position(0, {source: logs[source][0] for source in INPUTS})
+        return Position(0, {source: logs[settings.topic(source)][0] for source in INPUTS})
     _refuse_moved(applied, partition)
     if applied.partitions != settings.partitions:
         raise SourceLostError(
@@ -117,7 +126,7 @@ def where_to_go_on(
         )
     read = {}
     for source in INPUTS:
-        first, end = logs[source]
+        first, end = logs[settings.topic(source)]
         topic = f"{settings.topic(source)}[{partition}]"
         position = applied.sources.get(source)
         if position is None:  # a source that is new to the product

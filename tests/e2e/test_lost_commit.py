@@ -41,30 +41,13 @@ class LosingProxy(Proxy):
         self.loses = False
         self.lost = 0
         """Commits."""
-        self._back: dict[asyncio.StreamReader, asyncio.StreamWriter] = {}
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._back[reader] = writer
-        await super()._serve(reader, writer)
-
-    async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, old: bytes = b"", new: bytes = b""
-    ) -> None:
-        if old:
-            await super()._pass_on(reader, writer, old, new)
-            return
-        try:
-            while True:
-                head = await reader.readexactly(4)
-                frame = await reader.readexactly(int.from_bytes(head, "big"))
-                answer = self._answer(frame) if self.loses else b""
-                if answer:
-                    self._back[reader].write(struct.pack(">i", len(answer)) + answer)
-                else:
-                    writer.write(head + frame)
-                    await writer.drain()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+    async def _takes(self, request: bytes, client: asyncio.StreamWriter, broker: asyncio.StreamWriter) -> bool:
+        del broker
+        answer = self._answer(request) if self.loses else b""
+        if answer:
+            client.write(struct.pack(">i", len(answer)) + answer)
+        return bool(answer)
 
     def _answer(self, frame: bytes) -> bytes:
         """As the broker would say yes; nothing to other requests."""

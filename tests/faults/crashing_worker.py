@@ -30,7 +30,7 @@ from stream.kafka.producer import BulkProducer, TransactionalProducer
 from stream.kafka.store import Store
 from stream.kafka.sweep import Sweep
 from stream.kafka.table import TakeOver
-from stream.kafka.takeover import Position
+from stream.kafka.takeover import where_to_go_on
 from stream.scoring import shelf
 from stream.scoring.model import Model
 from stream.settings import Settings
@@ -306,11 +306,7 @@ def store_first(crash: Crash) -> None:
 
 def without_applied_record() -> None:
     """Break the fence under transactions: a partition goes on from the start of its sources, and rows forget theirs."""
-
-    def from_the_start(*given: Any) -> Position:
-        return Position(0, {source: log[0] for source, log in given[4].items()})
-
-    vars(partition)["where_to_go_on"] = from_the_start
+    vars(partition)["where_to_go_on"] = lambda _, *given: where_to_go_on(None, *given)
     without_row_fence()
 
 

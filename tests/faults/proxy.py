@@ -21,6 +21,7 @@ class Proxy:
         self.delay_s = 0.0
         """Added to every frame, each way."""
         self._cut = False
+        self._clients: dict[asyncio.StreamReader, asyncio.StreamWriter] = {}
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -80,6 +81,7 @@ class Proxy:
             return
         ends = {writer, upstream}
         self._writers |= ends
+        self._clients[reader] = writer
         ways = [
             asyncio.ensure_future(self._pass_on(reader, upstream)),
             asyncio.ensure_future(self._pass_on(upstream_reader, writer, self._theirs, self._ours)),
@@ -89,6 +91,12 @@ class Proxy:
             end.transport.abort()
         self._writers -= ends
         await asyncio.gather(*ways, return_exceptions=True)
+        del self._clients[reader]
+
+    async def _takes(self, request: bytes, client: asyncio.StreamWriter, broker: asyncio.StreamWriter) -> bool:
+        """Whether this request goes no further. For proxies that do more than pass on."""
+        del request, client, broker
+        return False
 
     async def _pass_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, old: bytes = b"", new: bytes = b""
@@ -99,6 +107,8 @@ class Proxy:
                 frame = await reader.readexactly(int.from_bytes(head, "big"))
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
+                if not old and await self._takes(frame, self._clients[reader], writer):
+                    continue
                 writer.write(head + (frame.replace(old, new) if old else frame))
                 await writer.drain()
                 self.frames += 1

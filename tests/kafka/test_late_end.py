@@ -1,7 +1,6 @@
 """A commit that comes twice: librdkafka repeats an EndTxn whose connection broke, and the first copy may come later."""
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import Iterator
@@ -32,25 +31,16 @@ class HoldingProxy(Proxy):
         """Hand it on."""
         self._loop.call_soon_threadsafe(self._release.set)
 
-    async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, old: bytes = b"", new: bytes = b""
-    ) -> None:
-        if old:
-            await super()._pass_on(reader, writer, old, new)
-            return
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while True:
-                head = await reader.readexactly(4)
-                frame = await reader.readexactly(int.from_bytes(head, "big"))
-                held = self.hold and frame[:2] == _END_TXN
-                if held:
-                    self.hold, self.version = False, int.from_bytes(frame[2:4], "big")
-                    reader._transport.abort()  # type: ignore[attr-defined]
-                    await self._release.wait()
-                writer.write(head + frame)
-                await writer.drain()
-                if held:
-                    await asyncio.Event().wait()  # for the broker's answer, which ends it
+    async def _takes(self, request: bytes, client: asyncio.StreamWriter, broker: asyncio.StreamWriter) -> bool:
+        if not self.hold or request[:2] != _END_TXN:
+            return False
+        self.hold, self.version = False, int.from_bytes(request[2:4], "big")
+        client.transport.abort()
+        await self._release.wait()
+        broker.write(len(request).to_bytes(4, "big") + request)
+        await broker.drain()
+        await asyncio.Event().wait()  # for the broker's answer, which ends it
+        return True
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from stream.settings import Settings
 
 SETTINGS = Settings(partitions=4, topic_prefix="shop.")
 IDS = {source: f"id-{source}" for source in INPUTS}
-LOGS = dict.fromkeys(INPUTS, (10, 100))
+LOGS = dict.fromkeys(map(SETTINGS.topic, INPUTS), (10, 100))
 
 
 def record(**offsets: int) -> Applied:

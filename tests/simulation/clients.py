@@ -228,17 +228,10 @@ class Producer:
             error = KafkaError(KafkaError._INCONSISTENT, "not delivered", txn_requires_abort=True)
             raise KafkaException(error)
         epoch = self._epoch
-        try:
-            if self._network.draw.random() < REPEATED_SHARE:  # its connection breaks, and it may come all the same
-                self._broker.late.append((f"end {name}", lambda: self._broker.end(name, epoch)))
-                time.sleep(RETRY_BACKOFF_S)
-            self._network.send(f"end {name}", lambda: self._broker.end(name, epoch))
-        except Busy:
-            raise _timed_out() from None
-        except Fenced:
-            raise _fenced() from None
-        if self._network.draw.random() < ANSWER_LOST_SHARE:
-            raise _timed_out()
+        if self._network.draw.random() < REPEATED_SHARE:  # its connection breaks, and it may come all the same
+            self._broker.late.append((f"end {name}", lambda: self._broker.end(name, epoch)))
+            time.sleep(RETRY_BACKOFF_S)
+        self._end(f"end {name}", lambda: self._broker.end(name, epoch))
 
     def abort_transaction(self, _timeout_s: float) -> None:
         """What waits to be sent is dropped."""
@@ -247,8 +240,11 @@ class Producer:
         if self._fenced:
             raise _fenced()
         self._waiting.clear()
+        self._end(f"abort {name}", lambda: self._broker.end(name, epoch, State.ABORTING))
+
+    def _end(self, what: str, request: Callable[[], object]) -> None:
         try:
-            self._network.send(f"abort {name}", lambda: self._broker.end(name, epoch, State.ABORTING))
+            self._network.send(what, request)
         except Busy:
             raise _timed_out() from None
         except Fenced:
