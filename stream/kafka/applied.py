@@ -44,6 +44,8 @@ class Applied(msgspec.Struct, frozen=True):
     budgets: dict[str, dict[str, float]] = {}
     """The partition's purses, see `stream.core.budget`."""
     sweep: SweepState = SweepState()
+    owed: dict[str, tuple[int, int]] = {}
+    """Offsets from and to, by topic: outputs that are to be sent again, see `stream.kafka.hanging`."""
     moved_to: str = ""
     """App that has the rows now (`stream.kafka.move`): no worker goes on from here."""
     filled_from: str = ""

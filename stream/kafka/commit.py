@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stream.kafka import applied as applied_record
 from stream.kafka.control import InForce
-from stream.kafka.emit import Outputs
+from stream.kafka.emit import DeadRecord, Outputs
 from stream.kafka.outside import Outside
 from stream.kafka.producer import BulkProducer, TransactionalProducer
 from stream.metrics import Metrics, Tally
@@ -151,6 +151,13 @@ class ExactlyOnce:
         """See `TransactionalProducer.abort`. In turn: the last place hangs until all others are done."""
         for topic, partition in places:
             self._producer.abort(topic, partition)
+
+    def rewrite(self, applied: bytes, outputs: dict[str, list[DeadRecord]]) -> None:
+        """A transaction in which nothing new is applied: another applied record, and outputs sent again, by topic."""
+        self._producer.begin()
+        for topic, records in outputs.items():
+            self._producer.send_with_headers(topic, records)
+        self._producer.commit(self._settings.changelog, applied_record.KEY, applied)
 
     @property
     def may_commit_again(self) -> bool:

@@ -38,7 +38,7 @@ from stream.kafka.columns import Columns
 from stream.kafka.commit import SENDERS, Sent, Unsent
 from stream.kafka.control import InForce
 from stream.kafka.emit import Emitter, Outputs
-from stream.kafka.hanging import abort_what_hangs
+from stream.kafka.hanging import settle_what_hangs
 from stream.kafka.identities import join
 from stream.kafka.intake import Taken, draws_of, take, what_applies
 from stream.kafka.shared import Shared
@@ -93,7 +93,7 @@ class Partition:
            aborted or committed now.
         2. Ask where the logs end, only now: the changelog's end counts all that the one before us committed.
         3. The local store, if it can be trusted, and the changelog's tail into it, up to that end.
-        4. Abort what hangs: brokers acknowledged a transaction's end and wrote none.
+        4. Settle what hangs: brokers acknowledged a transaction's end and wrote none.
         5. The applied record against the source topics.
         6. Columns, empty: rows are read as users come.
 
@@ -130,7 +130,7 @@ class Partition:
         self._store, applied = open_store(shared, self.number, cluster, log)
         self.changelog_end = log[1]
         # 4.
-        abort_what_hangs(shared, self.number, admin, logs, self._sender, self._store, applied)
+        settle_what_hangs(shared, self.number, admin, logs, self._sender, self._store, applied)
         # 5.
         position = where_to_go_on(applied, settings, self.number, self._topic_ids, logs, self._metrics)
         self._sequence, self.read, self.committed = position.sequence, position.read, dict(position.read)

@@ -6,6 +6,7 @@ And whether the changelog still holds what the store took for committed.
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -13,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from stream.core.row import FORMATS_READ
 from stream.errors import BrokerSilentError, LostCommitError, PartitionError
 from stream.kafka import applied as applied_record
-from stream.kafka.cluster import REQUEST_TIMEOUT_S
+from stream.kafka.cluster import REQUEST_TIMEOUT_S, Range
 from stream.kafka.store import Store
 from stream.settings import Settings, client_id
 
@@ -58,7 +59,7 @@ def restore(
     store: Store,
     settings: Settings,
     partition: int,
-    log: tuple[int, int],
+    log: Range,
     count: Callable[[int], None],
     make: Callable[[dict[str, Any]], Consumer] = Consumer,
 ) -> int:
@@ -131,7 +132,7 @@ def confirm(
     store: Store,
     settings: Settings,
     partition: int,
-    log: tuple[int, int],
+    log: Range,
     make: Callable[[dict[str, Any]], Consumer] = Consumer,
 ) -> None:
     """Look whether the changelog holds the last commit that the store knows of, where the store knows it to be.
@@ -153,53 +154,62 @@ def confirm(
             committed.
         BrokerSilentError: nothing arrived in time.
     """
-    at, topic = store.applied_offset, settings.changelog
-    if store.changelog_offset > log[1]:
+    topic = settings.changelog
+    at, applied = store.ahead or (store.applied_offset, store.applied)
+    stands = max(store.changelog_offset, -1 if at is None else at + 1)
+    if stands > log[1]:
         raise LostCommitError(
-            f"{store.path}: stands at offset {store.changelog_offset} of {topic}[{partition}], which ends at {log[1]}"
+            f"{store.path}: stands at offset {stands} of {topic}[{partition}], which ends at {log[1]}"
         )
     if at is None or at < log[0]:
         return
-    found = record_at(at, "read_committed", settings, topic, partition, make)
-    if found is not None and (found.key(), found.value()) == (applied_record.KEY, store.applied):
+    look = partial(read_range, topic, partition, (at, at + 1), settings=settings, make=make)
+    if any((found.key(), found.value()) == (applied_record.KEY, applied) for found in look("read_committed")):
         return
-    if record_at(at, "read_uncommitted", settings, topic, partition, make) is not None:
+    if look("read_uncommitted"):
         raise LostCommitError(
             f"{store.path}: what it took for committed at offset {at} of {topic}[{partition}] is not: the brokers "
             "acknowledged it and lost it"
         )
 
 
-def record_at(
-    offset: int,
-    isolation: str,
-    settings: Settings,
+def read_range(
     topic: str,
     partition: int,
+    span: Range,
+    isolation: str,
+    settings: Settings,
     make: Callable[[dict[str, Any]], Consumer] = Consumer,
-) -> Message | None:
-    """A topic's record at an offset, as a reader of this isolation level sees it; None = it sees none there.
+) -> list[Message]:
+    """A topic's few records from one offset up to another, as a reader of this isolation level sees them.
 
     Raises:
         BrokerSilentError: nothing arrived in time.
     """
-    one = {"max_partition_fetch_bytes": 1 << 16, "queued_min_messages": 1}
-    consumer = reader(settings, "look", make, isolation_level=isolation, enable_partition_eof=True, **one)
+    position, end = span
+    few = {"max_partition_fetch_bytes": 1 << 16, "queued_min_messages": 1}
+    consumer = reader(settings, "look", make, isolation_level=isolation, enable_partition_eof=True, **few)
+    found: list[Message] = []
     give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
     why = "nothing read"
     try:
-        consumer.assign([TopicPartition(topic, partition, offset)])
-        while time.monotonic() < give_up_s:
-            for message in consumer.consume(1, timeout=0.2):
+        consumer.assign([TopicPartition(topic, partition, position)])
+        while position < end:
+            for message in consumer.consume(min(end - position, _BULK), timeout=0.2):
                 error = message.error()
                 if error is None:
-                    return message if message.offset() == offset else None
-                if error.code() in _NOTHING_THERE:
-                    return None
-                why = error.str()  # brokers that are away may come back
+                    found.append(message)
+                    position = message.offset() + 1
+                    give_up_s = time.monotonic() + REQUEST_TIMEOUT_S
+                elif error.code() in _NOTHING_THERE:
+                    position = end
+                else:
+                    why = error.str()  # brokers that are away may come back
+            if position < end and time.monotonic() > give_up_s:
+                raise BrokerSilentError(f"{topic}[{partition}] at offset {position}: {why} for {REQUEST_TIMEOUT_S:g} s")
     finally:
         consumer.close()
-    raise BrokerSilentError(f"{topic}[{partition}] at offset {offset}: {why} for {REQUEST_TIMEOUT_S:g} s")
+    return [message for message in found if message.offset() < end]
 
 
 def check_format(messages: list[Message]) -> None:

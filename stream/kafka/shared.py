@@ -26,4 +26,4 @@ class Shared:
     """Ends the process."""
     outside: Outside
     aborted: Counter[tuple[str, int, int]] = field(default_factory=Counter)
-    """How often a transaction that hung was aborted, by (topic, partition, first offset); see `abort_what_hangs`."""
+    """How often a transaction that hung was aborted, by (topic, partition, first offset); see `settle_what_hangs`."""

@@ -28,6 +28,7 @@ from stream.kafka.rocksdb import Databases
 logger = logging.getLogger(__name__)
 
 _OFFSET_KEY = b"\xff\x01"  # next changelog offset to read, and that of the applied record; no user id is like it
+_AHEAD_KEY = b"\xff\x02"  # the offset of the applied record that rows may be ahead up to, and the record
 _IDENTITY_FILE = "identity.json"
 _WANTED_FILE = "wanted"
 
@@ -77,6 +78,7 @@ class Store:
             self._check_age(age_s, age_max_s)
             offset = self._read(_OFFSET_KEY)
             self.applied = self._read(applied_record.KEY)
+            ahead = self._read(_AHEAD_KEY)
             self._check_identity({**identity, "row_format": ROW_FORMAT}, new=offset is None)
         except StoreCorruptError:
             self.abandon()
@@ -88,6 +90,8 @@ class Store:
         self.changelog_offset = int.from_bytes(offset[:8], "big")
         self.applied_offset = int.from_bytes(offset[8:], "big") if offset[8:] else None
         """Of the applied record in the changelog; None = there is none, or a version that did not note it wrote it."""
+        self.ahead = (int.from_bytes(ahead[:8], "big"), ahead[8:]) if ahead else None
+        """Rows may be of a later commit, since a process ended within `write`: offset and text of its record."""
         self._pending: dict[bytes, bytes | None] = {}
         self._pending_bytes = 0
         self._pending_bytes_max = pending_bytes_max
@@ -182,12 +186,17 @@ class Store:
 
         In many small batches, since rocksdict holds Python's lock while RocksDB takes one: 32 MB at once would hold up
         the event loop for 40 ms. If the process ends between two of them, rows are ahead of the offset; the changelog
-        is replayed from the offset on and has each of them, or a later one.
+        is replayed from the offset on and has each of them, or a later one. That it has is looked up: so it is written
+        first of which commit they are.
 
         Raises:
             StoreCorruptError: it found a rotten block.
             PartitionError: RocksDB does not take it.
         """
+        if self._pending and self.applied and self.applied_offset is not None:
+            batch = self._databases.batch()
+            batch.put(_AHEAD_KEY, self.applied_offset.to_bytes(8, "big") + self.applied)
+            self._write(batch)
         rows = iter(self._pending.items())
         while some := list(islice(rows, _WRITE_ROWS)):
             batch = self._databases.batch()
@@ -204,7 +213,9 @@ class Store:
         if self.applied_offset is not None:
             offsets += self.applied_offset.to_bytes(8, "big")
         batch.put(_OFFSET_KEY, offsets)
+        batch.delete(_AHEAD_KEY)
         self._write(batch)
+        self.ahead = None
         self._pending = {}
         self._pending_bytes = 0
 

@@ -149,6 +149,11 @@ def where_to_go_on(
 
 
 def _refuse_moved(applied: Applied, partition: int) -> None:
+    if applied.owed:
+        raise SourceLostError(
+            f"partition {partition}: outputs are to be sent again, {applied.owed}: let a worker with "
+            "OFFERSTREAM_GUARANTEE=exactly_once take it over first"
+        )
     if applied.moved_to:
         raise SourceLostError(
             f"partition {partition}: its rows were moved to the app {applied.moved_to}, which has its own topics and "

@@ -338,7 +338,7 @@ class Site:
         return {(s, p): at.next_offset for p, record in self._applied.items() for s, at in record.sources.items()}
 
     def behind(self) -> dict[tuple[str, int], int]:
-        """Records not applied yet, by source and partition: nothing, when all is applied."""
+        """Records not applied, or outputs owed, by source or topic and partition: nothing, when all is done."""
         self._follow_changelog()
         topics = [(self.settings.topic(source), p) for source in SOURCES for p in range(self.settings.partitions)]
         found = {}
@@ -347,7 +347,8 @@ class Site:
             at = record.sources[source].next_offset if record else 0
             if at < end:
                 found[source, p] = end - at
-        return {place: n for place, n in found.items() if n > MARKERS_MAX or self._has_records(*place)}
+        found = {place: n for place, n in found.items() if n > MARKERS_MAX or self._has_records(*place)}
+        return found | {(t, p): to - at for p, record in self._applied.items() for t, (at, to) in record.owed.items()}
 
     def _has_records(self, source: str, partition: int) -> bool:
         """Whether more than transaction markers lie behind what was applied."""

@@ -134,6 +134,22 @@ def test_what_was_taken_for_committed_and_is_not(site: Site, store: Store, then:
         held(site, store)
 
 
+@pytest.mark.parametrize("commit", [True, False])
+def test_rows_that_are_ahead_are_of_a_commit_that_is_there(site: Site, store: Store, commit: bool) -> None:
+    """The process ended while it wrote them, before it wrote where they are from."""
+    transaction(site, {b"a": b"\2", KEY: b"applied"}, commit=commit)
+    wait_until(lambda: log(site)[1] == 3, "the marker", 10)
+    store.ahead = (1, b"applied")
+    if commit:
+        held(site, store)
+    else:
+        with pytest.raises(LostCommitError, match="at offset 1"):
+            held(site, store)
+    store.ahead = (3, b"applied")
+    with pytest.raises(LostCommitError, match="stands at offset 4"):
+        held(site, store)
+
+
 def test_what_is_no_longer_there_was_compacted_away(site: Site, store: Store) -> None:
     """As where a marker lies: no reader sees anything there."""
     transaction(site, {b"a": b"\2", KEY: b"applied"}, commit=True)

@@ -128,6 +128,42 @@ def test_rows_applied_record_and_offset_are_always_of_one_moment(
     store.abandon()
 
 
+def cut_off_in_the_midst_of_a_write(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are in RocksDB, durable; what is written behind them is not."""
+    write = Store._write
+    batches: list[Any] = []
+
+    def some(self: Store, batch: Any) -> None:
+        if len(batches) < 2:
+            write(self, batch)
+        batches.append(batch)
+
+    monkeypatch.setattr(Store, "_write", some)
+    store.write()
+    monkeypatch.undo()
+    assert len(batches) == 3
+    store._db.flush()
+    store.abandon()
+
+
+def test_a_write_that_was_cut_off_says_how_far_rows_are_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = new(tmp_path / "0")
+    store.put({b"a": b"1"}, b"applied", 10, 8)
+    assert store.ahead is None
+    store._pending_bytes_max = 1 << 20
+    store.put({b"a": b"2"}, b"applied again", 14, 12)
+    cut_off_in_the_midst_of_a_write(store, monkeypatch)
+    again = new(tmp_path / "0")
+    assert again.get([b"a"]) == [b"2"]
+    assert (again.applied, again.changelog_offset, again.applied_offset) == (b"applied", 10, 8)
+    assert again.ahead == (12, b"applied again")
+    again.replay([(b"a", b"2"), (KEY, b"applied again")], 14, 12)
+    again.close()
+    again = new(tmp_path / "0")
+    assert (again.applied, again.changelog_offset, again.ahead) == (b"applied again", 14, None)
+    again.close()
+
+
 def test_nothing_goes_to_a_write_ahead_log(tmp_path: Path) -> None:
     store = new(tmp_path / "0")
     store.put({b"a": b"x" * 1000}, b"applied", 1)

@@ -81,3 +81,8 @@ def test_rows_that_are_elsewhere() -> None:
 def test_an_applied_record_is_read_as_it_was_written() -> None:
     applied = Applied(1, 4, 7, record().sources, "ab" * 32, {"nudge": 3})
     assert decode(encode(applied)) == applied
+
+
+def test_outputs_that_are_owed_are_sent_first() -> None:
+    with pytest.raises(SourceLostError, match=r"partition 2: outputs are to be sent again, .*shop.offers"):
+        ask(msgspec.structs.replace(record(), owed={"shop.offers": (3, 9)}))

@@ -258,7 +258,7 @@ class World:
     # --- the story
 
     def applied(self) -> bool:
-        """Whether all that was published is."""
+        """Whether all that was published is, and nothing is owed."""
         for p in range(PARTITIONS):
             last = None
             for _, record in self.broker.committed((self.settings(0).changelog, p)):
@@ -266,8 +266,9 @@ class World:
                     last = record.value
             if last is None:
                 return False
-            sources = applied.decode(last).sources
-            if any(sources[s].next_offset < len(self.shop.records(s, p)) for s in INPUTS):
+            stands = applied.decode(last)
+            behind = any(stands.sources[s].next_offset < len(self.shop.records(s, p)) for s in INPUTS)
+            if behind or stands.owed:
                 return False
         return True
 
