@@ -3,8 +3,10 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
-# make test PYTEST_ARGS="tests/broker -x" runs a part.
+# make test PYTEST_ARGS="tests/broker -x" runs a part; PYTEST_ARGS="-n 0" in one process.
 PYTEST = $(PY) -m pytest $(PYTEST_ARGS)
+# Tests wait for brokers and sessions more than they compute, on any number of cores (ARCHITECTURE.md has the figures).
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 # Ctrl-C reaches make and what it runs at once; a target that was cut short is not taken for done.
 .DELETE_ON_ERROR:
@@ -27,7 +29,7 @@ demo: setup ## the whole product on this machine, under 5 minutes; HOLD=1 goes o
 
 .PHONY: test
 test: setup ## every test but the long ones, on a real broker
-	@$(PYTEST) -m "not long"
+	@$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS) -m "not long"
 
 .PHONY: test-fast
 test-fast: setup ## what needs neither broker nor TensorFlow, under a minute

@@ -1,14 +1,21 @@
-"""Fixtures for every test: one broker a session, topics of each test's own, the recorded data where it is there."""
+"""Fixtures for every test, and how tests run beside each other.
 
+`make test` runs several processes (pytest-xdist): each takes a file of tests at a time and has a broker of its own. A
+test marked `alone` measures times: nothing runs beside it in the other processes.
+"""
+
+import fcntl
 import os
 import re
 import shutil
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -20,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI") == "true"
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES_MIN = 2 << 30
+DESELECTED = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +91,47 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("slow")
 
 
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def order(items: list[pytest.Item]) -> None:
+    """Files that have tests to run alone come first, then those that wait for brokers or fit models.
+
+    Within a rank the order is the drawn one. What is quick comes last and fills the time in which other processes end.
+    """
+    rank: dict[Path, int] = defaultdict(lambda: 2)
+    for item in items:
+        keywords = item.keywords
+        of_item = 0 if "alone" in keywords else 1 if "needs_broker" in keywords or "slow" in keywords else 2
+        rank[item.path] = min(rank[item.path], of_item)
+    items.sort(key=lambda item: rank[item.path])
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """First, hence outside pytest-timeout's clock: a test does not pay for its wait."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    factory: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
+    with turn(factory.getbasetemp().parent, alone="alone" in item.keywords):
+        return (yield)
+
+
+@contextmanager
+def turn(folder: Path, *, alone: bool) -> Iterator[None]:
+    """Wait until a test may run, in a folder that all processes of the run share; what one that dies holds is free.
+
+    1. Pass the gate: who wants to be alone keeps it, so that no other one begins and it is soon alone.
+    2. Be one of many, or the only one.
+    """
+    with ExitStack() as stack:
+        gate, hall = (stack.enter_context((folder / name).open("w")) for name in ("gate", "hall"))
+        # 1.
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        # 2.
+        fcntl.flock(hall, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
+
+
 def limit_examples(item: pytest.Item, count: int) -> None:
     """Hypothesis has no option for this: a number given at a test beats any profile, so it is replaced at the test."""
     test = getattr(item, "obj", None)
@@ -92,8 +141,32 @@ def limit_examples(item: pytest.Item, count: int) -> None:
         setattr(test, attribute, hypothesis.settings(given, max_examples=count))
 
 
+@dataclass
+class LeftOut:
+    """A test that no process ran, in the one that reports: as much of it as the report needs."""
+
+    nodeid: str
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.config.stash.setdefault(DESELECTED, []).append(item.nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """All processes collect all tests, so each says the same of those left out; pytest-xdist reports none of it."""
+    left_out = getattr(node, "workeroutput", {}).get("deselected")
+    if left_out:
+        reporter = node.config.pluginmanager.get_plugin("terminalreporter")
+        reporter.stats["deselected"] = [LeftOut(nodeid) for nodeid in left_out]
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """CI has, or installs, whatever a test asks for: what is skipped there was not tried, and that is a failure."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["deselected"] = session.config.stash.get(DESELECTED, [])
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if IN_CI and exitstatus == 0 and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

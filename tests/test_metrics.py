@@ -64,6 +64,7 @@ def held(registry: CollectorRegistry) -> tuple[float, float]:
     return count, total
 
 
+@pytest.mark.alone
 def test_a_held_loop_is_measured_and_a_waiting_one_is_not() -> None:
     registry = CollectorRegistry()
     made = m.Metrics(registry)

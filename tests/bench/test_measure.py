@@ -146,6 +146,7 @@ def test_a_second_ctrl_c_leaves_no_program_behind(tmp_path: Path) -> None:
         os.kill(program._process.pid, 0)
 
 
+@pytest.mark.alone
 def test_the_load_beside_is_published_at_its_rate_with_times_of_now(
     kafka: Kafka, topic_prefix: str, tmp_path: Path
 ) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+import pytest
+
 from stream.core.events import SOURCES
 from stream.kafka import partitioner
 from stream.kafka.codec import DEAD_VALUE_BYTES_MAX, VALUE_BYTES_MAX
@@ -103,6 +105,7 @@ def test_more_dead_letters_than_a_producer_holds(site: Site) -> None:
     assert len(site.out("dead-letters")) == 120
 
 
+@pytest.mark.alone
 def test_a_tenth_of_poison_costs_at_most_a_third_of_the_throughput(
     broker: str, topic_prefix: str, tmp_path: Path, model: Model, model_file: bytes
 ) -> None:

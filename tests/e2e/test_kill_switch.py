@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from stream.campaigns.cli import campaigns
@@ -34,6 +35,7 @@ def document(version: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.alone
 def test_apply_and_pause_take_less_than_two_seconds(site: Site, tmp_path: Path) -> None:
     target = ("--bootstrap", site.settings.bootstrap, "--topic-prefix", site.settings.topic_prefix)
 

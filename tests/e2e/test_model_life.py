@@ -141,6 +141,7 @@ def swap_under_load(site: Site, n_swaps: int, turns: int) -> HeldUp:
     return held_up
 
 
+@pytest.mark.alone
 def test_swaps_under_load_lose_nothing_and_hold_nobody_up(site: Site) -> None:
     held_up = swap_under_load(site, 6, 2)
     assert held_up.by_swaps < held_up.at_other_times + PAUSE_MAX_MS

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 MARK = "MARK_OF_CTRL_C_TEST"  # children inherit it, whatever session, folder or parent they have
 GONE_WITHIN_S = 20
-TEST = ("make", "test", "PYTEST_ARGS=tests/broker/test_embedded.py -p no:cacheprovider")
+TEST = ("make", "test", "PYTEST_ARGS=tests/broker tests/e2e tests/faults -p no:cacheprovider")  # in all processes
 
 pytestmark = [pytest.mark.long, pytest.mark.needs_broker, pytest.mark.timeout(300)]
 
