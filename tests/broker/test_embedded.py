@@ -141,6 +141,7 @@ def test_clients_that_keep_dialling_do_not_take_the_port(server: EmbeddedBroker)
     assert client.list_topics(timeout=20).brokers
 
 
+@pytest.mark.alone
 def test_it_starts_within_five_seconds_when_cached(tmp_path: Path) -> None:
     seconds = []
     for attempt in range(3):
