@@ -20,6 +20,7 @@ def site(broker: str, topic_prefix: str, tmp_path: Path) -> Site:
     return Site(broker, topic_prefix, tmp_path, partitions=1)
 
 
+@pytest.mark.alone
 def test_brokers_gather_what_comes_evenly(site: Site, model: Model, model_file: bytes) -> None:
     """A thousand events a second. Fetched as they come, batches held six of them and a worker was busy all the time."""
     draw = Random(1)
