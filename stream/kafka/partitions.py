@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -31,7 +31,10 @@ from stream.settings import PARTITIONS_MAX_PER_WORKER, client_id
 logger = logging.getLogger(__name__)
 
 FAILURES_PER_MINUTE_MAX = 10
-"""Transactions, of all partitions, that may fail in a minute: with more, something is wrong that does not pass."""
+"""Transactions of one partition that may fail in a minute: with more, something is wrong that does not pass.
+
+An outage fails one of each partition, and costs no process however many there are.
+"""
 
 _PAUSE_S = 1.0
 """Between two attempts at brokers that do not answer."""
@@ -62,7 +65,8 @@ class Partitions:
         self._still_ours: Callable[[], bool] = lambda: False
         self._committed: dict[tuple[int, int], int] = {}
         """By number and life: where the changelog's end was known to be at the last look."""
-        self._failures: deque[float] = deque()
+        self._failures: dict[int, deque[float]] = defaultdict(deque)
+        """By number: when its transactions failed."""
         self._renewals: set[asyncio.Task[None]] = set()
         self._settings = settings = shared.settings
         self._open: dict[int, Partition] = {}
@@ -209,7 +213,7 @@ class Partitions:
             except (TransactionError, BrokerSilentError) as e:
                 if time.monotonic() > give_up_s:
                     raise
-                if isinstance(e, TransactionError) and not self._count_failure(e):
+                if isinstance(e, TransactionError) and not self._count_failure(number, e):
                     return
                 logger.warning("partition %d: %s; taking it over again", number, e)
                 await asyncio.sleep(_PAUSE_S)
@@ -260,25 +264,25 @@ class Partitions:
         """
         logger.error("%s: a transaction failed; taking partition %d over anew", error, partition.number)
         self._flow.hold(partition.number)
-        if self._count_failure(error):
+        if self._count_failure(partition.number, error):
             renewal = asyncio.get_running_loop().create_task(self._renew(partition, error))
             self._renewals.add(renewal)
             renewal.add_done_callback(self._renewals.discard)
 
-    def _count_failure(self, error: TransactionError) -> bool:
+    def _count_failure(self, number: int, error: TransactionError) -> bool:
         """Whether it makes sense to go on. What needs a new epoch alone is no failure, however often it happens."""
         if isinstance(error, LateCommitError | HangingError):
             return True
         self._shared.metrics.transactions_failed.inc()
         now_s = time.monotonic()
-        self._failures.append(now_s)
-        while self._failures[0] < now_s - 60:
-            self._failures.popleft()
-        if len(self._failures) <= FAILURES_PER_MINUTE_MAX:
+        failures = self._failures[number]
+        failures.append(now_s)
+        while failures[0] < now_s - 60:
+            failures.popleft()
+        if len(failures) <= FAILURES_PER_MINUTE_MAX:
             return True
-        self._shared.fatal(
-            PartitionError(f"{len(self._failures)} transactions failed within a minute, lately: {error}")
-        )
+        why = f"partition {number}: {len(failures)} transactions failed within a minute, lately: {error}"
+        self._shared.fatal(PartitionError(why))
         return False
 
     async def _renew(self, failed: Partition, error: TransactionError) -> None:

@@ -321,9 +321,34 @@ def test_a_failure_that_does_not_pass_ends_the_process(site: Site) -> None:
             assert partition.failed
             if not room.fatal:
                 await asyncio.wait_for(owner.gone_on.wait(), 20)
-        assert f"{FAILURES_PER_MINUTE_MAX + 1} transactions failed within a minute, lately: refused" in str(
-            room.fatal[0]
-        )
+        told = f"partition 0: {FAILURES_PER_MINUTE_MAX + 1} transactions failed within a minute, lately: refused"
+        assert told in str(room.fatal[0])
+        await owner.partitions.close()
+
+    asyncio.run(story())
+
+
+def test_one_failure_of_each_of_many_partitions_does_not_end_the_process(
+    broker: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    """As in an outage of the brokers."""
+    n = FAILURES_PER_MINUTE_MAX + 2
+    site = Site(broker, topic_prefix, tmp_path, partitions=n)
+
+    async def story() -> None:
+        room = Room(site)
+        owner = Owner(room)
+        await owner.partitions.take_over(set(range(n)), always)
+        before = owner.partitions.lives()
+        for number in range(n):
+            owner.partitions[number].fail(TransactionError("refused"))
+        for _ in range(300):
+            if owner.partitions.lives().keys() == before.keys():
+                break
+            await asyncio.sleep(0.1)
+        assert owner.partitions.lives().keys() == before.keys()
+        assert min(owner.partitions.lives().values()) > max(before.values())
+        assert not room.fatal
         await owner.partitions.close()
 
     asyncio.run(story())
