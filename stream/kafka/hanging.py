@@ -128,16 +128,17 @@ def _is_applied(output: Message, applied: Applied | None, settings: Settings) ->
     if applied is None:
         return False
     headers = dict(output.headers() or [])
-    if "offset" in headers:  # a dead letter
-        topic, offset = headers["topic"].decode(), int(headers["offset"])
-    elif output.value():
-        trigger = json.loads(output.value() or b"")["trigger"]
-        topic, offset = trigger["topic"], trigger["offset"]
-        if trigger["kind"] == "silence":
-            sweep, due_ms = applied.sweep, trigger["time_ms"]
-            swept = due_ms < sweep.tick_ms and (output.key() or b"") <= sweep.cursor
-            return due_ms < sweep.swept_ms or swept
-    else:  # of an abort whose end was lost too
+    source_of = {settings.topic(name): name for name in INPUTS}
+    try:
+        if "offset" in headers:  # a dead letter
+            topic, offset = headers["topic"].decode(), int(headers["offset"])
+        else:
+            trigger = json.loads(output.value() or b"")["trigger"]
+            topic, offset = trigger["topic"], int(trigger["offset"])
+            if trigger["kind"] == "silence":
+                sweep, due_ms = applied.sweep, int(trigger["time_ms"])
+                swept = due_ms < sweep.tick_ms and (output.key() or b"") <= sweep.cursor
+                return due_ms < sweep.swept_ms or swept
+        return offset < applied.sources[source_of[topic]].next_offset
+    except (KeyError, TypeError, ValueError):  # of an abort whose end was lost too, or another program's
         return False
-    source = next(name for name in INPUTS if settings.topic(name) == topic)
-    return offset < applied.sources[source].next_offset

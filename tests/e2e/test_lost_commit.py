@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -21,6 +22,7 @@ from confluent_kafka.admin import (
 
 from stream.kafka import applied
 from stream.kafka.cluster import high_watermarks, log_ranges
+from stream.kafka.hanging import ABORTS_MAX
 from stream.kafka.producer import TransactionalProducer
 from stream.kafka.restore import read_range
 from stream.kafka.topics import QUIET
@@ -256,3 +258,28 @@ def test_some_of_what_hangs_is_applied(story: Story, tmp_path: Path) -> None:
         assert "its outputs are owed" in worker.log()
         assert "are sent again" in worker.log()
     story.check()
+
+
+def test_what_another_program_has_open_in_our_topics_is_left_to_it(site: Site, model: Model, model_file: bytes) -> None:
+    site.publish_model(model_file, model.hex)
+    publish_some(site, Random(1))
+    with site.worker() as worker:
+        site.wait_applied([worker])
+    other = Producer(
+        {"bootstrap.servers": site.settings.bootstrap, "transactional.id": f"{site.settings.app_id}-other"}
+    )
+    other.init_transactions(20)
+    other.begin_transaction()
+    for topic in ("offers", "dead-letters"):
+        for value in (b"garbage", b"[1]", b'{"trigger": 1}', None):
+            other.produce(
+                site.settings.topic(topic), value, b"x", 0, headers={"offset": b"?"} if value == b"[1]" else {}
+            )
+    other.flush()
+    with site.worker() as worker:
+        publish_some(site, Random(2))
+        worker.wait_serving()
+        site.wait_applied([worker])
+        assert worker.log().count("it is aborted now") == ABORTS_MAX
+    other.abort_transaction(20)
+    expect.check_all(site, [model])
