@@ -18,8 +18,8 @@ Header = tuple[str, bytes]
 _SLICE_S = 1.0
 """How long a call that waits for the brokers may hold its thread before it looks whether it is still wanted."""
 
-_RETRY_BACKOFF_MS = 500
-_REPEATED_S = 0.8 * _RETRY_BACKOFF_MS / 1000
+RETRY_BACKOFF_MS = 500
+REPEATED_S = 0.8 * RETRY_BACKOFF_MS / 1000
 """librdkafka waits for its backoff, less a fifth at most, before it repeats a request: what took less was sent once."""
 
 _FENCED = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)  # noqa: SLF001 public
@@ -213,7 +213,7 @@ class TransactionalProducer(BulkProducer):
             "transactional.id": transactional_id(settings, partition),
             "transaction.timeout.ms": settings.transaction_timeout_ms,
             "message.timeout.ms": settings.transaction_timeout_ms,
-            "retry.backoff.ms": _RETRY_BACKOFF_MS,
+            "retry.backoff.ms": RETRY_BACKOFF_MS,
         }
         # A record that is not delivered fails its transaction, so bulk needs no reports at all.
         self._begin(settings, partition, own, None, make)
@@ -266,7 +266,7 @@ class TransactionalProducer(BulkProducer):
         self._produce(topic, key, value, self._note, [])
         self._insist(self._producer.commit_transaction, lambda: True)
         # Deliveries are reported before the commit is asked for.
-        self.may_commit_again = time.monotonic() - self._noted_s >= _REPEATED_S
+        self.may_commit_again = time.monotonic() - self._noted_s >= REPEATED_S
         if self._last_offset < 0:
             raise TransactionError(f"partition {self._partition}: committed, but where is not known")
         return self._last_offset

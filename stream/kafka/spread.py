@@ -1,5 +1,6 @@
 """A transactional producer whose records go to many partitions, for tools; a worker's go to its own one."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -8,7 +9,7 @@ from typing import Any, Self
 from confluent_kafka import KafkaException, Producer
 
 from stream.errors import DeliveryError, SetupError
-from stream.kafka.producer import left_over
+from stream.kafka.producer import REPEATED_S, RETRY_BACKOFF_MS, left_over
 from stream.kafka.topics import QUIET, Record
 from stream.settings import Settings
 
@@ -25,22 +26,26 @@ class SpreadProducer:
         Raises:
             SetupError: the brokers do not answer, or refuse.
         """
-        self._bootstrap = settings.bootstrap
-        self._producer = Producer(
-            {
-                "bootstrap.servers": settings.bootstrap,
-                "transactional.id": transactional_id,
-                "transaction.timeout.ms": int(TIMEOUT_S * 1000),
-                "message.max.bytes": 16 << 20,
-                "compression.type": "lz4",
-                "linger.ms": 1,
-                **QUIET,
-            }
-        )
+        self._configuration = {
+            "bootstrap.servers": settings.bootstrap,
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": int(TIMEOUT_S * 1000),
+            "message.max.bytes": 16 << 20,
+            "compression.type": "lz4",
+            "linger.ms": 1,
+            "retry.backoff.ms": RETRY_BACKOFF_MS,
+            **QUIET,
+        }
+        self._producer = self._connect()
+
+    def _connect(self) -> Producer:
+        producer = Producer(self._configuration)
         try:
-            self._producer.init_transactions(TIMEOUT_S)
+            producer.init_transactions(TIMEOUT_S)
         except KafkaException as error:
-            raise SetupError(f"no transaction from Kafka at {settings.bootstrap}: {error.args[0].str()}") from error
+            where = self._configuration["bootstrap.servers"]
+            raise SetupError(f"no transaction from Kafka at {where}: {error.args[0].str()}") from error
+        return producer
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +100,13 @@ class SpreadProducer:
                 return
 
     def _commit(self) -> None:
-        """A time-out is neither commit nor abort: asked again, never aborted."""
+        """A time-out is neither commit nor abort: asked again, never aborted.
+
+        Where a copy of the request may still be under way, a new epoch makes it void: it would commit half of the next
+        transaction. See `TransactionalProducer.commit`.
+        """
+        self._producer.flush(TIMEOUT_S)
+        began_s = time.monotonic()
         while True:
             try:
                 self._producer.commit_transaction(TIMEOUT_S)
@@ -103,4 +114,6 @@ class SpreadProducer:
                 if not error.args[0].retriable():
                     raise
             else:
-                return
+                break
+        if time.monotonic() - began_s >= REPEATED_S:
+            self._producer = self._connect()

@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream.errors import TransactionError
 from stream.kafka.producer import TransactionalProducer
+from stream.kafka.spread import SpreadProducer
 from stream.settings import Settings
 from tests.faults.proxy import Proxy
 
@@ -123,3 +124,18 @@ def test_a_commit_that_may_come_again_is_noticed_and_a_new_epoch_makes_it_void(
     assert not successor.may_commit_again
     assert seen(broker, topic, 4, 10.0) == [b"first", b"end of the first", b"half", b"end of the second"]
     successor.close()
+
+
+def test_a_tool_goes_on_under_a_new_epoch(broker: str, proxy: HoldingProxy, settings: Settings, topic: str) -> None:
+    with SpreadProducer(settings, f"{topic}-tool") as producer:
+        proxy.hold = True
+        with producer.transaction():
+            producer.send(topic, 0, [b"key"], [b"first"])
+        assert proxy.version >= 0, "held"
+        with producer.transaction():
+            producer.send(topic, 0, [b"key"], [b"half"])
+            producer._producer.flush()
+            proxy.release()
+            assert seen(broker, topic, 2, 2.0) == [b"first"]
+            producer.send(topic, 0, [b"key"], [b"whole"])
+        assert seen(broker, topic, 3, 10.0) == [b"first", b"half", b"whole"]

@@ -181,5 +181,5 @@ def test_it_finds_a_lost_end_that_is_left_open(disks: Path) -> None:
 
 def test_it_finds_a_commit_that_comes_again(disks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """librdkafka repeated a commit, and its first copy ends the next transaction in its midst."""
-    monkeypatch.setattr(producer, "_REPEATED_S", float("inf"))
+    monkeypatch.setattr(producer, "REPEATED_S", float("inf"))
     assert first_found("duplicated", disks)
